@@ -1,0 +1,1 @@
+"""Measurements of Niello beside its peers: `python -m bench --help`."""

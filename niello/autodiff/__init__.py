@@ -1,0 +1,3 @@
+"""Reverse-mode differentiation of graphs."""
+
+from niello.autodiff.gradients import gradients as gradients

@@ -1,0 +1,75 @@
+"""Back ends, found by listing this directory. Each folder exports one record, BACKEND."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+import threading
+from functools import cache
+
+from niello.core.config import DEVICE
+from niello.core.errors import BackendUnavailable
+from niello.runtime.target import Backend, Device
+
+# Tried in this order when the user names no device; a folder not listed here is never a default.
+PREFERENCE = ("cpu", "numpy")
+
+_devices: dict[str, Device] = {}
+_lock = threading.Lock()
+
+
+def names() -> tuple[str, ...]:
+    """Names of all back ends that Niello has, whether or not they can run here."""
+    return tuple(sorted(m.name for m in pkgutil.iter_modules(__path__) if m.ispkg))
+
+
+@cache
+def backend(name: str) -> Backend:
+    """The record of a back end. Raises BackendUnavailable for an unknown name."""
+    if name not in names():
+        raise BackendUnavailable(
+            "device",
+            "there is no such back end",
+            received=repr(name),
+            advice=f"Known back ends: {', '.join(names())}",
+        )
+    return importlib.import_module(f"{__name__}.{name}").BACKEND  # type: ignore[no-any-return]
+
+
+def available() -> tuple[str, ...]:
+    """Back ends whose device opens here."""
+    found = []
+    for name in names():
+        try:
+            device(name)
+        except BackendUnavailable:
+            continue
+        found.append(name)
+    return tuple(found)
+
+
+def default_name() -> str:
+    """The device used when none is named: NIELLO_DEVICE, else the first available of PREFERENCE."""
+    chosen = DEVICE.text()
+    if chosen:
+        return chosen
+    for name in PREFERENCE:
+        try:
+            device(name)
+        except BackendUnavailable:
+            continue
+        return name
+    raise BackendUnavailable("device", "no back end can run here", received=PREFERENCE)
+
+
+def device(name: str | None = None) -> Device:
+    """The opened device of a back end (opened once per process)."""
+    chosen = default_name() if name is None else name
+    found = _devices.get(chosen)
+    if found is None:
+        record = backend(chosen)
+        with _lock:
+            found = _devices.get(chosen)
+            if found is None:
+                found = _devices[chosen] = record.open()
+    return found

@@ -1,0 +1,152 @@
+"""From a kernel with a Contract to machine code: matmul, convolutions and their gradients.
+
+    contraction_of(kernel)                               the Contract this module can tile, or None
+    emit_contract(module, name, kernel, target, threads) write its functions
+"""
+
+from __future__ import annotations
+
+import os
+from functools import cache
+
+from niello.backends.cpu.contract_roles import Roles, assign_roles, contraction_of
+from niello.backends.cpu.contract_sides import Sides
+from niello.backends.cpu.gemm import emit_contraction
+from niello.backends.cpu.gemm_tile import Target
+from niello.backends.cpu.gemm_types import Contraction, Emitted, Place
+from niello.backends.cpu.jit import CpuTarget
+from niello.backends.cpu.llvm_text import Function, Module, Value
+from niello.backends.cpu.llvm_text import lanes as count
+from niello.backends.cpu.render_memory import store as write
+from niello.backends.cpu.render_reduce import emit_reduction
+from niello.backends.cpu.render_types import register_type
+from niello.backends.cpu.vectors import Emitter, Scope
+from niello.core.errors import CompilerBug
+from niello.kernel.ir import Kernel, Range
+
+__all__ = ["Emitted", "contraction_of", "emit_contract"]
+
+
+def emit_contract(
+    module: Module, name: str, kernel: Kernel, target: CpuTarget, threads: int
+) -> Emitted:
+    """Write the functions of a kernel that `contraction_of` accepts.
+
+    Each is `void f(ptr b0, ptr b1, ..., ptr scratch, i64 thread, i64 threads)`, a pointer per kernel
+    parameter. All threads run the first function, then, after a barrier, the second, and so on.
+    `threads` is how many the work is divided for; any number may run it.
+    Raises CompilerBug for a kernel that `contraction_of` refuses.
+    """
+    contract = contraction_of(kernel)
+    if contract is None:
+        raise CompilerBug("emit_contract", "not a kernel around one contraction", received=kernel.name)
+    return _Bridge(module, name, kernel, target, threads).emit()
+
+
+class _Bridge:
+    def __init__(
+        self, module: Module, name: str, kernel: Kernel, target: CpuTarget, threads: int
+    ) -> None:
+        contract = contraction_of(kernel)
+        assert contract is not None
+        self.module, self.name, self.kernel, self.cpu = module, name, kernel, target
+        self.threads = threads
+        self.target = tile_target(target)
+        width = max(1, self.target.vector_bytes // contract.dtype.itemsize)
+        self.roles: Roles = assign_roles(kernel, contract, width)
+        self.sides = Sides(self.roles, self.target, self.emitter)
+        self._emitters: dict[str, Emitter] = {}
+        self._scopes: dict[tuple[str, ...], Scope] = {}
+        self.along = "m" if self.roles.contiguous is self.roles.m else "n"
+
+    def emitter(self, f: Function, place: Place) -> Emitter:
+        """The expression emitter of a function being written."""
+        found = self._emitters.get(f.name)
+        if found is None:
+            pointers = dict(zip(self.kernel.params, place.arguments, strict=True))
+            found = self._emitters[f.name] = Emitter(f, self.cpu, pointers, emit_reduction)
+        return found
+
+    def emit(self) -> Emitted:
+        roles = self.roles
+        rowside = self.sides.a()
+        contraction = Contraction(
+            name=self.name,
+            parameters=[("ptr", f"b{p.slot}") for p in self.kernel.params],
+            m=roles.m.extent,
+            n=roles.n.extent,
+            k=tuple(r.extent for r in roles.k),
+            a=rowside.side,
+            b=self.sides.b(),
+            finish=self.finish,
+            element=register_type(roles.result.dtype),
+            batch=tuple(r.extent for r in roles.batch),
+            outer=tuple(r.extent for r in roles.outer),
+            trims=rowside.trims,
+            live=rowside.live,
+            finish_along=self.along,
+            parallel=self.threads,
+        )
+        return emit_contraction(self.module, contraction, self.target)
+
+    def finish(self, f: Function, place: Place, sums: Value, mask: Value | None) -> None:
+        """Evaluate the epilogue on one vector of finished sums and store it."""
+        em = self.emitter(f, place)
+        roles = self.roles
+        lanes, others = (roles.n, roles.m) if self.along == "n" else (roles.m, roles.n)
+        shared = self._shared(f, em, place, sums, mask, lanes, others)
+        index = place.m if others is roles.m else place.n
+        scope = Scope(shared, {others: index})  # type: ignore[dict-item]
+        scope.values[roles.result] = sums
+        values = [em.value(s.value, scope) for s in roles.stores]
+        for node, value in zip(roles.stores, values, strict=True):
+            write(em, node, value, scope)
+
+    def _shared(
+        self, f: Function, em: Emitter, place: Place, sums: Value, mask: Value | None,
+        lanes: Range, others: Range,
+    ) -> Scope:
+        """What the vectors of a tile that differ only in `others` share, written once: a bias."""
+        at = place.n if lanes is self.roles.n else place.m
+        assert at is not None
+        key = (f.name, f.current, at.text, "" if mask is None else mask.text)
+        found = self._scopes.get(key)
+        if found is None:
+            known = self.sides.ranges_at(f, place)
+            del known[others]
+            width = count(sums.type)
+            axis = lanes if width > 1 else None
+            found = Scope(ranges=known, vector=axis, width=width, mask=mask)
+            if width == 1:
+                found.ranges[lanes] = at
+            self._scopes[key] = found
+            em.hoist([s.value for s in self.roles.stores], found, [others])
+        return found
+
+
+def tile_target(target: CpuTarget) -> Target:
+    """What tiles need to know of a CPU target."""
+    l1, l2 = _host_caches() if target.name == "host" else (32 << 10, 512 << 10)
+    fused = target.architecture == "aarch64" or target.has("fma")
+    return Target(target.vector_bits // 8, target.vector_registers, fused, l1, l2)
+
+
+@cache
+def _host_caches() -> tuple[int, int]:
+    """Bytes of the first (data) and second level cache of a core; usual sizes where unknown."""
+    sizes = {1: 32 << 10, 2: 512 << 10}
+    root = "/sys/devices/system/cpu/cpu0/cache"
+    if os.path.isdir(root):
+        for entry in sorted(os.listdir(root)):
+            try:
+                with open(f"{root}/{entry}/level") as f:
+                    level = int(f.read())
+                with open(f"{root}/{entry}/type") as f:
+                    kind = f.read().strip()
+                with open(f"{root}/{entry}/size") as f:
+                    size = f.read().strip()
+            except (OSError, ValueError):
+                continue
+            if kind != "Instruction" and level in sizes and size.endswith("K"):
+                sizes[level] = int(size[:-1]) << 10
+    return sizes[1], sizes[2]

@@ -1,0 +1,308 @@
+"""How each operand of a contraction is read: in place, or packed through its expression."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from niello.backends.cpu.contract_roles import Roles
+from niello.backends.cpu.contract_window import Box, find_box
+from niello.backends.cpu.gemm_tile import Target, choose_tile
+from niello.backends.cpu.gemm_types import Direct, Packed, Place, Trim, Window
+from niello.backends.cpu.llvm_text import Function, Operand, Value
+from niello.backends.cpu.render_types import memory_type, register_type
+from niello.backends.cpu.vectors import Emitter, Scope
+from niello.core.dtypes import int64
+from niello.core.nodes import walk
+from niello.kernel import ir
+from niello.kernel.bounds import affine, is_true
+from niello.kernel.ir import Cast, Expr, Fn, Load, Range, free_ranges
+
+Live = Callable[[int], tuple[int, int]]
+Emitters = Callable[[Function, Place], Emitter]
+
+
+class Sides:
+    """Decides and builds the two sides of a contraction."""
+
+    def __init__(self, roles: Roles, target: Target, emitters: Emitters) -> None:
+        self.roles, self.target, self.emitters = roles, target, emitters
+        self.element = register_type(roles.result.dtype)
+        self.size = roles.result.dtype.itemsize
+        self.rows = math.prod(r.extent for r in (roles.m, *roles.outer))
+        self.depth = math.prod(r.extent for r in roles.k)
+
+    # --- places
+
+    def ranges_at(self, f: Function, place: Place) -> dict[Range, Value]:
+        """The values of the ranges that a place knows."""
+        roles, known = self.roles, {}
+        known.update(zip(roles.batch, place.batch, strict=False))
+        known.update(zip(roles.outer, place.outer, strict=False))
+        known.update(zip(roles.k, place.k, strict=False))
+        if place.m is not None:
+            known[roles.m] = place.m
+        if place.n is not None:
+            known[roles.n] = place.n
+        return known
+
+    # --- side A
+
+    def a(self) -> Rowside:
+        """How the row side is read, and what is known of its zeros."""
+        roles, expr = self.roles, self.roles.a
+        zeros = self._zeros(expr)
+        if isinstance(expr, Load) and self._plain(expr, [roles.m, *roles.k]):
+            live = self._live(zeros.bordered)
+            if zeros.exact and live is not None and self._a_in_place(expr):
+                form = affine(expr.index)
+                steps = tuple(form.coefficient(r) for r in roles.k)
+                step = form.coefficient(roles.m)
+                side = Direct(memory_type(expr.param.dtype), self._address(expr), step, steps)
+                return Rowside(side, zeros.trims, live)
+        box = find_box(expr, roles.m, roles.k, self.size)
+        if box is not None and self._box_pays(box):
+            return Rowside(self._window(box), zeros.trims, {})
+        along = self._a_axis_name(expr)
+        axis = roles.m if along == "m" else roles.k[-1]
+        return Rowside(Packed(self._elements(expr, axis), along), {}, {})
+
+    def _a_in_place(self, expr: Load) -> bool:
+        """Packing A costs a copy per panel pass; reading in place costs cache conflicts."""
+        roles = self.roles
+        if roles.n.extent > 128:
+            return False
+        step = affine(expr.index).coefficient(roles.m) * self.size
+        return step % 4096 != 0 or roles.m.extent <= 8
+
+    def _box_pays(self, box: Box) -> bool:
+        fits = box.elements * self.size <= self.target.l2_bytes // 4
+        runs = box.axes[-1].extent >= 4
+        return fits and runs and box.elements < self.roles.m.extent * self.depth
+
+    def _window(self, box: Box) -> Window:
+        def elements(
+            f: Function, place: Place, index: tuple[Value, ...], width: int, mask: Value | None
+        ) -> Value:
+            em = self.emitters(f, place)
+            known = self.ranges_at(f, place)
+            known.update(zip(box.axes, index, strict=True))
+            if width == 1:
+                return em.scalar(box.value, Scope(ranges=known))
+            scope = Scope(ranges=known, vector=box.axes[-1], width=width, mask=mask)
+            return em.lanes(box.value, scope)
+
+        def offset(f: Function, place: Place) -> Value:
+            return f.add(f.mul(place.m or 0, box.m_step), box.base)
+
+        extents = tuple(r.extent for r in box.axes)
+        return Window(extents, box.strides, elements, offset, box.m_step, box.k_steps)
+
+    def _a_axis_name(self, expr: Expr) -> str:
+        loads = _main_loads(expr, self.roles.k[-1], self.roles.m)
+        along_m = sum(affine(n.index).stride(self.roles.m) == 1 for n in loads)
+        along_k = sum(affine(n.index).stride(self.roles.k[-1]) == 1 for n in loads)
+        return "m" if along_m > along_k else "k"
+
+    # --- side B
+
+    def b(self) -> Direct | Packed:
+        """The vector side."""
+        roles = self.roles
+        expr = roles.b
+        if isinstance(expr, Load) and expr.gate is None and self._plain(expr, [roles.n, *roles.k]):
+            form = affine(expr.index)
+            small = self.depth * roles.n.extent * self.size <= self.target.l1_bytes
+            few = self.rows <= 16
+            if form.coefficient(roles.n) == 1 and (small or few):
+                steps = tuple(form.coefficient(r) for r in roles.k)
+                return Direct(memory_type(expr.param.dtype), self._address(expr), 1, steps)
+        loads = _main_loads(expr, roles.n, *roles.k)
+        forms = [affine(n.index) for n in loads]
+        along_n = sum(f.stride(roles.n) in (0, 1) for f in forms)
+        runs = [sum(f.stride(r) == 1 for f in forms) for r in roles.k]
+        axis = max(range(len(runs)), key=lambda i: runs[i])
+        if runs[axis] > along_n and roles.k[axis].extent >= 3:
+            return Packed(self._elements(expr, roles.k[axis]), "k", axis)
+        return Packed(self._elements(expr, roles.n), "n")
+
+    # --- shared
+
+    def _plain(self, expr: Load, axes: Sequence[Range]) -> bool:
+        """Whether elements lie in memory as the sum adds them, at constant strides along `axes`."""
+        form = affine(expr.index)
+        return expr.param.dtype is self.roles.result.dtype and all(
+            form.stride(r) is not None for r in axes
+        )
+
+    def _address(self, expr: Load) -> Callable[[Function, Place], Value]:
+        """Address of the element at a place, with k = 0."""
+
+        def address(f: Function, place: Place) -> Value:
+            em = self.emitters(f, place)
+            known = self.ranges_at(f, place)
+            for r in self.roles.k:
+                known[r] = f.as_value(0)
+            index = em.scalar(expr.index, Scope(ranges=known))
+            return f.gep(
+                memory_type(expr.param.dtype), em.pointers[expr.param], index, inbounds=False
+            )
+
+        return address
+
+    def _elements(
+        self, expr: Expr, axis: Range
+    ) -> Callable[[Function, Place, int, Value | None], Value]:
+        def elements(f: Function, place: Place, width: int, mask: Value | None) -> Value:
+            em = self.emitters(f, place)
+            known = self.ranges_at(f, place)
+            if width == 1:
+                return em.scalar(expr, Scope(ranges=known))
+            scope = Scope(ranges=known, vector=axis, width=width, mask=mask)
+            return em.lanes(expr, scope)
+
+        return elements
+
+    # --- zeros of the row side
+
+    def _zeros(self, expr: Expr) -> _Zeros:
+        """Sort the conditions outside of which an operand is zero."""
+        roles = self.roles
+        limits: dict[int, list[tuple[Expr, int]]] = {}
+        bordered: list[Expr] = []
+        exact = True
+        for condition in _conjuncts(_zero_gate(expr)):
+            slack = _slack(condition)
+            if slack is None:
+                exact = False
+                continue
+            free = free_ranges(slack)
+            inside = [i for i, r in enumerate(roles.k) if r in free]
+            if roles.m in free and roles.n not in free:
+                bordered.append(slack)
+                continue
+            if len(inside) == 1 and roles.n not in free:
+                step = affine(slack).stride(roles.k[inside[0]])
+                if step in (1, -1):
+                    limits.setdefault(inside[0], []).append((slack, step))
+                    continue
+            exact = False
+        trims = {i: self._trim(i, parts) for i, parts in limits.items()}
+        return _Zeros(trims, bordered, exact)
+
+    def _live(self, bordered: Sequence[Expr]) -> dict[int, Live] | None:
+        """Rows that are not zero, per step of a loop over k, where a few tiles cover all rows.
+
+        None where the conditions do not allow it, or would need too many different tiles.
+        """
+        roles = self.roles
+        if not bordered:
+            return {}
+        rows = choose_tile(roles.m.extent, roles.n.extent, self.target, self.element).rows
+        if -(-roles.m.extent // rows) > 2:
+            return None
+        found: dict[int, list[tuple[int, int, int]]] = {}
+        for slack in bordered:
+            form = affine(slack)
+            inside = [i for i, r in enumerate(roles.k) if r in free_ranges(slack)]
+            only = {roles.m, *(roles.k[i] for i in inside)}
+            if len(inside) != 1 or form.rest or free_ranges(slack) - only:
+                return None
+            k = roles.k[inside[0]]
+            if form.coefficient(roles.m) == 0 or k.extent > 16:
+                return None
+            parts = (form.coefficient(roles.m), form.coefficient(k), form.constant)
+            found.setdefault(inside[0], []).append(parts)
+        if len(found) != 1:
+            return None
+        return {i: self._rows_of(parts) for i, parts in found.items()}
+
+    def _rows_of(self, parts: Sequence[tuple[int, int, int]]) -> Live:
+        extent = self.roles.m.extent
+
+        def rows(step: int) -> tuple[int, int]:
+            alive = [m for m in range(extent) if all(a * m + b * step + c >= 0 for a, b, c in parts)]
+            # Conditions are half spaces: what holds between two rows that are alive is alive.
+            return (alive[0], alive[-1] + 1) if alive else (0, 0)
+
+        return rows
+
+    def _trim(self, loop: int, parts: Sequence[tuple[Expr, int]]) -> Trim:
+        k = self.roles.k[loop]
+
+        def trim(f: Function, place: Place) -> tuple[Operand, Operand]:
+            em = self.emitters(f, place)
+            known = self.ranges_at(f, place)
+            known[k] = f.as_value(0)
+            low, high = f.as_value(0), f.as_value(k.extent)
+            for slack, step in parts:
+                # slack(k) = rest + step * k must be at least 0.
+                rest = em.scalar(slack, Scope(ranges=known))
+                if step > 0:
+                    low = f.smax(low, f.sub(0, rest))
+                else:
+                    high = f.smin(high, f.add(rest, 1))
+            low = f.smin(low, k.extent)
+            return low, f.smax(high, low)
+
+        return trim
+
+
+@dataclass(frozen=True)
+class Rowside:
+    """The row side and its zeros, as a Contraction takes them."""
+
+    side: Direct | Packed | Window
+    trims: dict[int, Trim]
+    live: dict[int, Live]
+
+
+@dataclass(frozen=True)
+class _Zeros:
+    """Conditions of an operand: parts of k loops, slacks (>= 0) that depend on the row, and whether
+    that is all of them."""
+
+    trims: dict[int, Trim]
+    bordered: list[Expr]
+    exact: bool
+
+
+def _zero_gate(expr: Expr) -> Expr | None:
+    """A condition outside of which an expression is zero."""
+    if isinstance(expr, Load):
+        return expr.gate
+    if isinstance(expr, Cast):
+        return _zero_gate(expr.x)
+    if isinstance(expr, Fn) and expr.name == "where":
+        zero = expr.args[2]
+        if isinstance(zero, ir.Const) and zero.value == 0:
+            return expr.args[0]
+    return None
+
+
+def _conjuncts(gate: Expr | None) -> list[Expr]:
+    if gate is None or is_true(gate):
+        return []
+    if isinstance(gate, Fn) and gate.name == "and":
+        return _conjuncts(gate.args[0]) + _conjuncts(gate.args[1])
+    return [gate]
+
+
+def _slack(condition: Expr) -> Expr | None:
+    """An index expression that is >= 0 exactly where an order comparison of indices holds."""
+    if not isinstance(condition, Fn) or condition.name not in ("lt", "le"):
+        return None
+    left, right = condition.args
+    if left.dtype is not int64:
+        return None
+    slack = right - left
+    if condition.name == "lt":
+        slack = slack - ir.const(1, int64)
+    return slack
+
+
+def _main_loads(expr: Expr, *axes: Range) -> list[Load]:
+    """Loads whose position changes along the axes."""
+    wanted = set(axes)
+    return [n for n in walk([expr]) if isinstance(n, Load) and wanted & free_ranges(n.index)]

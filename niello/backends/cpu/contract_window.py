@@ -1,0 +1,117 @@
+"""A row operand read from a small copy with a zero border, as convolutions with padding want.
+
+Along the row axis m and one loop over k (the kernel's width, say) the operand's position is a sum
+q_m * m + q_k * k. The window holds every position once, where a matrix of k by m would repeat it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from niello.core.dtypes import int64
+from niello.core.nodes import Node, transform, walk
+from niello.kernel import ir
+from niello.kernel.bounds import affine
+from niello.kernel.ir import Expr, Load, Range, free_ranges
+
+
+@dataclass(frozen=True)
+class Box:
+    """A box of positions: `value` is an element in terms of `axes` (and of outer and batch ranges).
+
+    A(m, k...) is at offset `base + m_step * m + sum(k_steps[i] * k[i])` of a buffer with `strides`.
+    """
+
+    value: Expr
+    axes: tuple[Range, ...]
+    strides: tuple[int, ...]
+    base: int
+    m_step: int
+    k_steps: tuple[int, ...]
+
+    @property
+    def elements(self) -> int:
+        """Size of the copy."""
+        return 1 + sum((r.extent - 1) * s for r, s in zip(self.axes, self.strides, strict=True))
+
+
+def find_box(expr: Expr, m: Range, k: tuple[Range, ...], size: int) -> Box | None:
+    """The box that a row operand is read from, or None if its positions do not form one.
+
+    `size` is the number of bytes of an element, for a layout without cache conflicts.
+    """
+    loads = [n for n in walk([expr]) if isinstance(n, Load) and m in free_ranges(n.index)]
+    if not loads:
+        return None
+    first = affine(loads[0].index)
+    if any(first.stride(r) is None for r in (m, *k)):
+        return None
+    step_m = first.coefficient(m)
+    partner: Range | None = None
+    unit = m
+    for r in k:
+        step = first.coefficient(r)
+        if step and step_m and (step % step_m == 0 or step_m % step == 0):
+            candidate = m if step % step_m == 0 else r
+            if _proportional(expr, {m: step_m, r: step}):
+                partner, unit = r, candidate
+                break
+    if partner is None:
+        return None
+    unit_step = first.coefficient(unit)
+    factors = {r: first.coefficient(r) // unit_step for r in (m, partner)}
+    low = sum(min(0, q * (r.extent - 1)) for r, q in factors.items())
+    high = sum(max(0, q * (r.extent - 1)) for r, q in factors.items())
+    position = Range("window_position", high - low + 1)
+    mapping: dict[Node, Node] = {r: ir.const(0, int64) for r in (m, partner)}
+    mapping[unit] = position + low
+    value: Expr = transform(expr, _again, mapping)  # type: ignore[assignment]
+    axes = sorted(
+        [position, *(r for r in k if r is not partner)],
+        key=lambda r: -abs(unit_step if r is position else first.coefficient(r)),
+    )
+    return _lay_out(value, axes, position, factors, low, m, k, size)
+
+
+def _lay_out(
+    value: Expr, axes: list[Range], position: Range, factors: dict[Range, int], low: int, m: Range,
+    k: tuple[Range, ...], size: int,
+) -> Box:
+    strides: dict[Range, int] = {}
+    step = 1
+    for r in reversed(axes):
+        strides[r] = step
+        step *= r.extent
+        if step * size % 2048 == 0:
+            step += 64 // size  # rows a multiple of a page's half apart fall into one cache set
+    k_steps = tuple(
+        strides[position] * factors[r] if r in factors else strides[r] for r in k
+    )
+    return Box(
+        value, tuple(axes), tuple(strides[r] for r in axes), -low * strides[position],
+        strides[position] * factors[m], k_steps,
+    )
+
+
+def _again(node: Node) -> Node:
+    return ir.fn(node.name, *node.args) if isinstance(node, ir.Fn) else node
+
+
+def _proportional(expr: Expr, steps: dict[Range, int]) -> bool:
+    """Whether every index inside `expr` moves along the ranges in the same proportion as `steps`."""
+    free = free_ranges(expr)
+    if free.isdisjoint(steps):
+        return True
+    if expr.dtype is int64 and not isinstance(expr, (ir.Reduce, ir.ArgReduce, Load)):
+        form = affine(expr)
+        (a, p), (b, q) = steps.items()
+        return form.coefficient(a) * q == form.coefficient(b) * p and all(
+            free_ranges(t).isdisjoint(steps)
+            or (not isinstance(t, Range) and _in_children(t, steps))
+            for t, _ in form.rest
+        )
+    return _in_children(expr, steps)
+
+
+def _in_children(expr: Expr, steps: dict[Range, int]) -> bool:
+    return all(_proportional(c, steps) for c in expr.children if isinstance(c, Expr))

@@ -1,0 +1,133 @@
+"""How a contraction is cut up: cache blocks, chunks of work for threads, scratch layout."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from niello.backends.cpu.gemm_tile import Target, Tile, choose_tile
+from niello.backends.cpu.gemm_types import Contraction, Direct, Packed, Window
+from niello.backends.cpu.llvm_text import byte_size
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Sizes fixed at compile time. Units: `panels` are tile columns, `rows` are rows of m."""
+
+    tile: Tile
+    k_chunk: int  # steps of the first k loop per block
+    k_blocks: int
+    panels: int  # of the whole n
+    chunk_panels: int  # panels per work item
+    chunk_rows: int  # rows per work item, a multiple of tile.rows (or m)
+    chunk_outer: int  # outer points per work item
+    block_rows: int  # rows of A packed at once
+    items: int
+    k_inner: int  # product of the other k loops
+    a_stride: int  # packed A: elements between rows (along k) or between k rows (along m)
+    pack_a: int  # bytes of scratch
+    pack_b: int
+    partial: int
+
+    @property
+    def k_block(self) -> int:
+        """k steps in a block."""
+        return self.k_chunk * self.k_inner
+
+    @property
+    def scratch(self) -> int:
+        """Bytes of scratch per thread."""
+        return self.pack_a + self.pack_b + self.partial
+
+
+def _round_up(value: int, unit: int) -> int:
+    return -(-value // unit) * unit
+
+
+def _even_chunk(total: int, limit: int, unit: int = 1) -> int:
+    """A chunk of at most `limit` (a multiple of `unit`) that divides the total as evenly as can be."""
+    limit = max(unit, limit // unit * unit)
+    count = -(-total // limit)
+    return min(_round_up(-(-total // count), unit), _round_up(total, unit))
+
+
+def make_plan(c: Contraction, target: Target, tile: Tile | None = None) -> Plan:
+    """Cut the contraction for a CPU."""
+    tile = tile or choose_tile(c.m, c.n, target, c.element)
+    size = byte_size(c.element)
+    panels = -(-c.n // tile.columns)
+    k_inner = math.prod(c.k[1:])
+    k_chunk = _choose_k_chunk(c, tile, target, k_inner)
+    k_blocks = -(-c.k[0] // k_chunk) if c.k[0] else 1
+    k_block = k_chunk * k_inner
+
+    outer = math.prod(c.outer)
+    chunk_outer, chunk_panels, chunk_rows = _divide(c, tile, panels, outer)
+    if isinstance(c.b, Packed):
+        budget = max(1, (target.l2_bytes * 5 // 8) // max(1, k_block * tile.columns * size))
+        chunk_panels = _even_chunk(chunk_panels, min(chunk_panels, budget))
+    block_rows = chunk_rows
+    pack_a = a_stride = 0
+    if isinstance(c.a, Packed):
+        budget = max(tile.rows, (target.l2_bytes // 4) // max(1, k_block * size))
+        block_rows = _even_chunk(chunk_rows, min(chunk_rows, budget), tile.rows)
+        # One line more than a multiple of 64 bytes, against conflicts in a cache set.
+        line = 64 // size
+        a_stride = _round_up(k_block if c.a.along == "k" else block_rows, line) + line
+        pack_a = a_stride * (block_rows if c.a.along == "k" else k_block) * size
+    elif isinstance(c.a, Window):
+        pack_a = c.a.elements_needed * size + 64
+    pack_b = chunk_panels * tile.columns * k_block * size if isinstance(c.b, Packed) else 0
+    partial = 0
+    if k_blocks > 1:
+        points = chunk_outer * math.prod(c.plane) * _round_up(chunk_rows, tile.rows)
+        partial = points * chunk_panels * tile.columns * size
+    items = (
+        math.prod(c.batch)
+        * -(-panels // chunk_panels)
+        * -(-outer // chunk_outer)
+        * -(-c.m // chunk_rows)
+    )
+    return Plan(
+        tile, k_chunk, k_blocks, panels, chunk_panels, chunk_rows, chunk_outer, block_rows, items,
+        k_inner, a_stride, _round_up(pack_a, 64), _round_up(pack_b, 64), _round_up(partial, 64),
+    )
+
+
+def _choose_k_chunk(c: Contraction, tile: Tile, target: Target, k_inner: int) -> int:
+    """Block k so that a panel of B stays in the first-level cache, unless all of k nearly fits."""
+    size = byte_size(c.element)
+    depth = max(64, int(target.l1_bytes * 0.75) // (tile.columns * size))
+    total = c.k[0] * k_inner
+    # Where A is a small window, only B is big: it may come from the second-level cache.
+    limit = depth * (2 if isinstance(c.a, Packed) or not c.outer else 8)
+    if total <= limit or isinstance(c.b, Direct):
+        return max(1, c.k[0])
+    if k_inner >= depth:
+        return 1
+    return _even_chunk(c.k[0], depth // k_inner, 4 if k_inner == 1 else 1)
+
+
+def _divide(c: Contraction, tile: Tile, panels: int, outer: int) -> tuple[int, int, int]:
+    """(outer points, panels, rows) per work item, so that `parallel` threads get equal shares."""
+    wanted = c.parallel
+    batches = math.prod(c.batch)
+    if batches % wanted == 0 or batches >= 8 * wanted:
+        return outer, panels, c.m
+    tiles = -(-c.m // tile.rows)
+    shares = []
+    for units, repeated in (
+        (outer, c.n),
+        (panels, c.m * outer * math.prod(c.plane)),
+        (tiles, c.n),
+    ):
+        pieces = min(units, wanted)
+        waste = -(-units // pieces) * wanted / units
+        shares.append(waste * (1 + repeated / 1e5))
+    best = min(range(3), key=lambda i: shares[i])
+    chunk = [outer, panels, c.m]
+    units = (outer, panels, tiles)[best]
+    chunk[best] = -(-units // min(units, wanted))
+    if best == 2:
+        chunk[2] = min(chunk[2] * tile.rows, _round_up(c.m, tile.rows))
+    return chunk[0], chunk[1], chunk[2]

@@ -1,0 +1,138 @@
+"""What a contraction is made of: loops, places, and how its two sides are read.
+
+    C[batch, outer, plane, m, n] = finish( sum over k of A(batch, outer, plane, m, k) * B(batch, n, k) )
+
+`batch`, `outer`, `plane` and `k` may each be several loops. `m` is cut into rows of register tiles, `n`
+into vectors. B does not depend on `outer` and `plane`: what is packed of B serves all of them. What is
+packed of A serves all of `plane`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+from niello.backends.cpu.llvm_text import Function, Operand, Value
+
+Indices = tuple[Value, ...]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where emitted code stands: the function's arguments and the loop indices known there (i64)."""
+
+    arguments: tuple[Value, ...]
+    batch: Indices = ()
+    outer: Indices = ()
+    plane: Indices = ()
+    m: Value | None = None
+    n: Value | None = None
+    k: Indices = ()
+
+    def at(self, **indices: object) -> Place:
+        """The same place with some indices set."""
+        return replace(self, **indices)  # type: ignore[arg-type]
+
+
+# Vector of `width` elements (in the accumulator's type) that starts at a place and runs along one axis;
+# the mask, if any, tells the lanes that exist. Lanes that do not exist must be zero.
+Elements = Callable[[Function, Place, int, Value | None], Value]
+
+
+@dataclass(frozen=True)
+class Direct:
+    """A side read where it lies: an address for k = 0 and constant strides in elements.
+
+    `address(f, place)` is the address of the element at place (for A at place.m, for B at place.n). For
+    A, `step` is the stride of m; for B it must be 1. `k_steps` has one stride per loop over k.
+    """
+
+    type: str
+    address: Callable[[Function, Place], Value]
+    step: int
+    k_steps: tuple[int, ...]
+    signed: bool = True
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A side computed into scratch first, element by element.
+
+    `elements(f, place, width, mask)` gives a vector along `along`: "k" or the side's own axis ("m" or "n").
+    place.k holds all k indices. Along "k" means the innermost loop over k; side B may name another by its
+    number in `axis`.
+    """
+
+    elements: Elements
+    along: str
+    axis: int = -1
+
+
+@dataclass(frozen=True)
+class Window:
+    """Side A read from a box copied into scratch (with its zero border) for every `outer` point.
+
+    `extents` are the box's sizes; `elements(f, place, index, width, mask)` is a vector along its last axis
+    that starts at `index`. `strides` are those of the copy (the last is 1). The copy is read like a Direct side: `offset(f, place)` is the element offset
+    in the box of A(plane, m, k = 0), `step` the stride of m, `k_steps` the strides of the k loops.
+    """
+
+    extents: tuple[int, ...]
+    strides: tuple[int, ...]
+    elements: Callable[[Function, Place, Indices, int, Value | None], Value]
+    offset: Callable[[Function, Place], Value]
+    step: int
+    k_steps: tuple[int, ...]
+
+    @property
+    def elements_needed(self) -> int:
+        """Elements that the copy takes."""
+        return 1 + sum((e - 1) * s for e, s in zip(self.extents, self.strides, strict=True))
+
+
+Trim = Callable[[Function, Place], tuple[Operand, Operand]]
+
+
+@dataclass
+class Contraction:
+    """One contraction to emit. Sizes are extents; `element` is the accumulator's LLVM type.
+
+    `finish(f, place, value, mask)` gets the finished sums of one vector along `finish_along` and stores
+    them. `trims` maps a loop over k to a function giving the part [low, high) of it that is not zero at a
+    place (it may use batch, outer and plane). `live` maps a loop over k to a function giving for a step of
+    it the rows of m [first, last) that are not zero. `parallel` is the number of threads to divide the work
+    for; any number may run it.
+    """
+
+    name: str
+    parameters: Sequence[tuple[str, str]]
+    m: int
+    n: int
+    k: tuple[int, ...]
+    a: Direct | Packed | Window
+    b: Direct | Packed
+    finish: Callable[[Function, Place, Value, Value | None], None]
+    element: str = "float"
+    batch: tuple[int, ...] = ()
+    outer: tuple[int, ...] = ()
+    plane: tuple[int, ...] = ()
+    finish_along: str = "n"
+    trims: dict[int, Trim] = field(default_factory=dict)
+    live: dict[int, Callable[[int], tuple[int, int]]] = field(default_factory=dict)
+    parallel: int = 1
+    internal: bool = True
+
+
+@dataclass(frozen=True)
+class Emitted:
+    """What was emitted: functions to run in order with a barrier between, and the scratch they need.
+
+    Each stage is `void name(parameters..., ptr scratch, i64 thread, i64 threads)`. Scratch holds
+    `shared_bytes` for all threads together, then `thread_bytes` for each; it is aligned to 64.
+    `threads` is the largest number of threads that finds work.
+    """
+
+    stages: tuple[str, ...]
+    shared_bytes: int
+    thread_bytes: int
+    threads: int

@@ -1,0 +1,269 @@
+"""Nests: threads share the points, lanes run over one range, phases run at each point."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from niello.backends.cpu.llvm_text import Value
+from niello.backends.cpu.render_loops import nest, share, sweep, unravel, worth_unrolling
+from niello.backends.cpu.render_memory import store
+from niello.backends.cpu.render_reduce import (
+    Accumulator,
+    fitting_width,
+    reduce_together,
+)
+from niello.backends.cpu.render_scatter import render_combine
+from niello.backends.cpu.render_types import vector_bytes
+from niello.backends.cpu.vectors import Emitter, Scope
+from niello.codegen.access import cost, lane_bytes, lane_cost, narrowest_bytes, store_roots
+from niello.codegen.plan import Nest
+from niello.codegen.rows import Phase
+from niello.kernel.ir import Expr, Range, Store
+
+GRAIN = 8192  # instructions' worth of work below which another thread is not worth waking
+_BLOCK = 4096  # elements of a long row that make one unit of work where there are few rows
+_ENOUGH_UNITS = 64
+
+
+@dataclass(frozen=True)
+class _Lanes:
+    """The range over the lanes (None: phases choose their own), their number, vectors at once."""
+
+    range: Range | None
+    width: int
+    copies: int
+
+
+def render_nest(em: Emitter, this: Nest, thread: Value, threads: Value) -> int:
+    """Write a nest into the emitter's function; returns how many threads can share it."""
+    if any(s.combine is not None for s in this.stores):
+        return render_combine(em, this.ranges, this.stores, thread, threads)
+    return _Nest(em, this).write(thread, threads)
+
+
+class _Nest:
+    def __init__(self, em: Emitter, this: Nest) -> None:
+        self.em, self.this = em, this
+        self.roots = [root for p in this.phases for root in p.roots]
+        self.lanes = _choose(em, this)
+        self.work = 2.0 + sum(
+            (cost(p.roots) + 1) * math.prod(r.extent for r in p.ranges) for p in this.phases
+        )
+
+    def write(self, thread: Value, threads: Value) -> int:
+        em, lanes = self.em, self.lanes
+        scope = Scope()
+        em.hoist(self.roots, scope, this_ranges(self.this))
+        outer = [r for r in self.this.ranges if r is not lanes.range]
+        if lanes.range is not None and not outer:
+            grain = -(-_grain(self.work / lanes.width) // 64) * 64
+            first, end = share(em, lanes.range.extent, grain, thread, threads)
+            self._vectors(scope, first, end)
+            return -(-lanes.range.extent // grain)
+        shared = _shared_prefix(outer)
+        blocks = 1 if lanes.range is None else _blocks(shared, lanes.range)
+        units = math.prod(r.extent for r in shared) * blocks
+        points = math.prod(r.extent for r in self.this.ranges)
+        grain = _grain(self.work / lanes.width * points / max(1, units))
+        first, end = share(em, units, grain, thread, threads)
+        with em.f.for_range(first, end) as unit:
+            self._unit(scope, unit, shared, outer[len(shared) :], blocks)
+        return -(-units // grain)
+
+    def _unit(
+        self,
+        scope: Scope,
+        unit: Value,
+        shared: Sequence[Range],
+        inner: Sequence[Range],
+        blocks: int,
+    ) -> None:
+        em, lanes = self.em, self.lanes.range
+        block = em.f.urem(unit, blocks) if blocks > 1 else None
+        if blocks > 1:
+            unit = em.f.udiv(unit, blocks)
+        here = Scope(scope, unravel(em, unit, shared))
+        below = [r for r in this_ranges(self.this) if r not in shared and r not in inner]
+
+        def row(scopes: list[Scope], carry: list[Value]) -> list[Value]:
+            at = scopes[0]
+            em.hoist(self.roots, at, below)
+            if lanes is None:
+                self._phases([at])
+            elif block is None:
+                self._vectors(at, 0, lanes.extent)
+            else:
+                start = em.f.mul(block, _BLOCK)
+                self._vectors(at, start, em.f.smin(em.f.add(start, _BLOCK), lanes.extent))
+            return carry
+
+        nest(em, inner, [here], self.roots, [], row, inner=below)
+
+    def _vectors(self, scope: Scope, start: Value | int, stop: Value | int) -> None:
+        """Sweep the lanes' range and run the phases on every vector."""
+        lanes = self.lanes
+        assert lanes.range is not None
+
+        def trip(scopes: list[Scope], carry: list[Value]) -> list[Value]:
+            self._phases(scopes)
+            return carry
+
+        bytes = min(narrowest_bytes(self.roots, self.this.stores), 4)
+        sweep(
+            self.em, lanes.range, start, stop, scope, lanes.width, lanes.copies, bytes, [], trip
+        )
+
+    def _phases(self, scopes: Sequence[Scope]) -> None:
+        for phase in self.this.phases:
+            for scope in scopes:
+                # What a phase needs of earlier ones is written once, outside of its loops.
+                if phase.ranges:
+                    self.em.hoist(phase.roots, scope, phase.ranges)
+            run_phase(self.em, phase, scopes)
+
+
+def this_ranges(this: Nest) -> list[Range]:
+    """All ranges that a nest loops over."""
+    found = list(this.ranges)
+    for phase in this.phases:
+        found += [r for r in phase.ranges if r not in found]
+    return found
+
+
+def run_phase(em: Emitter, phase: Phase, scopes: Sequence[Scope]) -> None:
+    """One phase at the scopes' points: its reductions get values there, its stores are written."""
+    if phase.reductions:
+        group = [Accumulator(em, node, body, phase.ranges) for node, body in phase.reductions]  # type: ignore[arg-type]
+        keep = None
+        if phase.stores:
+            keep = lambda here: write(em, phase.stores, here)  # noqa: E731
+        found = reduce_together(em, group, scopes, also=store_roots(phase.stores), write=keep)
+        for scope, values in zip(scopes, found, strict=True):
+            scope.values.update(
+                (node, value)
+                for (node, _), value in zip(phase.reductions, values, strict=True)
+            )
+    elif not phase.ranges:
+        write(em, phase.stores, scopes)
+    elif scopes[0].vector is not None:
+        _loop_around_lanes(em, phase, scopes)
+    else:
+        for scope in scopes:
+            _own_lanes(em, phase, scope)
+
+
+def _loop_around_lanes(em: Emitter, phase: Phase, scopes: Sequence[Scope]) -> None:
+    def body(here: list[Scope], carry: list[Value]) -> list[Value]:
+        write(em, phase.stores, here)
+        return carry
+
+    unroll = worth_unrolling(phase.ranges, cost(phase.roots) * len(scopes))
+    nest(em, phase.ranges, scopes, phase.roots, [], body, unroll=unroll)
+
+
+def _own_lanes(em: Emitter, phase: Phase, scope: Scope) -> None:
+    """Stores over the ranges of a phase, in lanes over the best of them."""
+    lanes = _best(em, phase.ranges, phase.roots, phase.stores)
+    if lanes.range is None:
+        _loop_around_lanes(em, phase, [scope])
+        return
+    own = lanes.range
+    outer = [r for r in phase.ranges if r is not own]
+    bytes = min(narrowest_bytes(phase.roots, phase.stores), 4)
+
+    def trip(scopes: list[Scope], carry: list[Value]) -> list[Value]:
+        write(em, phase.stores, scopes)
+        return carry
+
+    def row(scopes: list[Scope], carry: list[Value]) -> list[Value]:
+        at = scopes[0]
+        em.hoist(phase.roots, at, [own])
+        return sweep(em, own, 0, own.extent, at, lanes.width, lanes.copies, bytes, [], trip)
+
+    nest(em, outer, [scope], phase.roots, [], row, inner=[own])
+
+
+def write(em: Emitter, stores: Sequence[Store], scopes: Sequence[Scope]) -> None:
+    """Evaluate all stores at all scopes, then write: a store may overwrite what it reads."""
+    made = [[em.value(s.value, here) for s in stores] for here in scopes]
+    for here, values in zip(scopes, made, strict=True):
+        for s, value in zip(stores, values, strict=True):
+            store(em, s, value, here)
+
+
+# --- choices --------------------------------------------------------------------------------------
+
+
+def _choose(em: Emitter, this: Nest) -> _Lanes:
+    """Lanes over a range of the nest, or none where lanes inside of each phase are better."""
+    best = _best(em, this.ranges, *_everything(em, this))
+    looping = [p for p in this.phases if p.ranges]
+    if best.range is None or not looping:
+        return best
+    around = inside = 0.0
+    for p in looping:
+        stores = [s for s in p.stores if s.param not in em.row_params]
+        width = vector_bytes(em.target) // lane_bytes(p.roots)
+        around += lane_cost(best.range, p.roots, stores, width)
+        inside += min(lane_cost(r, p.roots, stores, width) for r in p.ranges)
+    if inside <= around:
+        return _Lanes(None, 1, 1)
+    weight = sum(cost(p.roots) for p in this.phases)
+    copies = 4 if weight <= 12 else 2 if weight <= 24 else 1
+    while copies > 1 and copies * best.width > best.range.extent:
+        copies //= 2
+    return _Lanes(best.range, best.width, copies)
+
+
+def _everything(em: Emitter, this: Nest) -> tuple[list[Expr], list[Store]]:
+    roots = [root for p in this.phases for root in p.roots]
+    stores = [s for p in this.phases for s in p.stores if s.param not in em.row_params]
+    return roots, stores
+
+
+def _best(
+    em: Emitter, ranges: Sequence[Range], roots: Sequence[Expr], stores: Sequence[Store]
+) -> _Lanes:
+    """The cheapest range to run over lanes; None when all lanes would store to one place."""
+    widest = lane_bytes([s.value for s in stores] or roots)
+    width = vector_bytes(em.target) // widest
+    best: tuple[float, Range] | None = None
+    for r in ranges:
+        if r.extent < 2:
+            continue
+        price = lane_cost(r, roots, stores, width)
+        if best is None or price <= best[0]:
+            best = (price, r)
+    if best is None or best[0] >= 1e6:
+        return _Lanes(None, 1, 1)
+    width = fitting_width(em, best[1].extent, widest)
+    weight = cost(roots)
+    copies = 4 if weight <= 6 else 2 if weight <= 16 else 1
+    return _Lanes(best[1], width, copies)
+
+
+def _grain(work: float) -> int:
+    """Units that make enough work for a thread."""
+    return max(1, math.ceil(GRAIN / max(work, 0.01)))
+
+
+def _shared_prefix(outer: Sequence[Range]) -> list[Range]:
+    """The outermost ranges whose points are the units that threads share."""
+    shared: list[Range] = []
+    for r in outer:
+        if shared and math.prod(s.extent for s in shared) >= _ENOUGH_UNITS:
+            break
+        shared.append(r)
+    return shared
+
+
+def _blocks(shared: Sequence[Range], lanes: Range) -> int:
+    """Pieces of each row, where there are too few rows to share."""
+    if math.prod(r.extent for r in shared) >= _ENOUGH_UNITS or lanes.extent < 2 * _BLOCK:
+        return 1
+    return -(-lanes.extent // _BLOCK)
+
+
+__all__ = ["render_nest", "run_phase", "write"]

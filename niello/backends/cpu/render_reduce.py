@@ -1,0 +1,351 @@
+"""Reductions: accumulators over the lanes of the loop around them, or over lanes of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from niello.backends.cpu.llvm_text import Value, constant, lanes, vector
+from niello.backends.cpu.render_functions import emit_function
+from niello.backends.cpu.render_loops import Bounds, nest, sweep, worth_unrolling
+from niello.backends.cpu.render_memory import register_vector
+from niello.backends.cpu.render_types import vector_bytes
+from niello.backends.cpu.vectors import Emitter, Scope, is_narrow
+from niello.codegen.access import body_of, cost, lane_bytes, lane_cost, narrowest_bytes
+from niello.core.errors import CompilerBug
+from niello.kernel.build import ravel
+from niello.kernel.ir import (
+    ArgReduce,
+    Contract,
+    Expr,
+    Fn,
+    Range,
+    Reduce,
+    reduce_identity,
+)
+
+_LONG = 1 << 14  # elements whose sum is kept apart, for precision
+
+Reduction = Reduce | ArgReduce | Contract
+State = list[Value]
+
+
+class Accumulator:
+    """One reduction under way: its state is a list of values carried through the loops."""
+
+    def __init__(
+        self,
+        em: Emitter,
+        node: Reduction,
+        body: Expr | None = None,
+        ranges: tuple[Range, ...] | None = None,
+    ) -> None:
+        self.em = em
+        self.node = node
+        self.body = body_of(node) if body is None else body
+        self.ranges = node.ranges if ranges is None else ranges
+        self.op = "add" if isinstance(node, Contract) else node.op
+        self.size = 2 if isinstance(node, ArgReduce) else 1
+        self.dtype = self.body.dtype
+        self.is_sum = self.op == "add" and self.dtype.is_float and self.size == 1
+
+    def start(self, width: int) -> State:
+        """The state before the first element, in vectors of `width`."""
+        kind = register_vector(self.dtype, width)
+        state = [constant(reduce_identity(self.op, self.dtype), kind)]
+        if isinstance(self.node, ArgReduce):
+            state.append(constant(0, vector(self._position_type(), width)))
+        return state
+
+    def _position_type(self) -> str:
+        return "i32" if is_narrow(self._position()) else "i64"
+
+    def _position(self) -> Expr:
+        return ravel(self.ranges, [r.extent for r in self.ranges])
+
+    def step(self, scope: Scope, state: State) -> State:
+        """The state after the element (or vector of elements) at the scope."""
+        em = self.em
+        if isinstance(self.node, ArgReduce):
+            return self._arg_step(scope, state)
+        fused = self._fused(scope, state[0])
+        if fused is not None:
+            return [fused]
+        value = self._shaped(em.value(self.body, scope), state[0])
+        if scope.mask is not None and lanes(value.type) > 1:
+            identity = constant(reduce_identity(self.op, self.dtype), value.type)
+            value = em.f.select(scope.mask, value, identity)
+        return [self._combine(state[0], value)]
+
+    def _shaped(self, value: Value, like: Value) -> Value:
+        return value if value.type == like.type else self.em.f.splat(value, like.type)
+
+    def _fused(self, scope: Scope, total: Value) -> Value | None:
+        """total + a * b, rounded once or twice."""
+        body = self.body
+        if self.op != "add" or not self.dtype.is_float or scope.mask is not None:
+            return None
+        if not isinstance(body, Fn) or body.name != "mul" or scope.find(body) is not None:
+            return None
+        a, b = (self._shaped(self.em.value(x, scope), total) for x in body.args)
+        return self.em.f.multiply_add(a, b, total)
+
+    def _combine(self, a: Value, b: Value) -> Value:
+        return emit_function(self.em.f, self.em.target, self.op, self.dtype, [a, b])
+
+    def _arg_step(self, scope: Scope, state: State) -> State:
+        em, f = self.em, self.em.f
+        value = self._shaped(em.value(self.body, scope), state[0])
+        position = self._position()
+        if not is_narrow(position):
+            where = em.value(position, scope)
+        else:
+            where = em.narrow(position, scope)
+        where = self._shaped(where, state[1])
+        better = self._better(value, state[0])
+        if scope.mask is not None and lanes(better.type) > 1:
+            better = f.and_(better, scope.mask)
+        return [f.select(better, value, state[0]), f.select(better, where, state[1])]
+
+    def _better(self, a: Value, b: Value) -> Value:
+        """Whether a goes before b: smaller (or larger), or the first NaN."""
+        f = self.em.f
+        less = self.op == "min"
+        if self.dtype.is_float:
+            return f.and_(f.fcmp("ult" if less else "ugt", a, b), f.fcmp("ord", b, b))
+        args = [a, b] if less else [b, a]
+        return emit_function(f, self.em.target, "lt", self.dtype, args)
+
+    def merge(self, a: State, b: State) -> State:
+        """The state of two disjoint parts together."""
+        f = self.em.f
+        if not isinstance(self.node, ArgReduce):
+            return [self._combine(a[0], b[0])]
+        if self.dtype.is_float:
+            both_nan = f.and_(f.fcmp("uno", a[0], a[0]), f.fcmp("uno", b[0], b[0]))
+            same = f.or_(f.fcmp("oeq", a[0], b[0]), both_nan)
+        else:
+            same = f.icmp("eq", a[0], b[0])
+        earlier = f.and_(same, f.icmp("slt", b[1], a[1]))
+        take = f.or_(self._better(b[0], a[0]), earlier)
+        return [f.select(take, y, x) for x, y in zip(a, b, strict=True)]
+
+    def across(self, state: State) -> State:
+        """The state of all lanes together, as scalars: halves are merged with halves."""
+        f = self.em.f
+        count = lanes(state[0].type)
+        while count > 1:
+            count //= 2
+            halves = [
+                [f.shuffle(v, None, range(base, base + count)) for v in state]
+                for base in (0, count)
+            ]
+            state = self.merge(*halves)
+        return state
+
+    def result(self, state: State) -> Value:
+        """The value of the reduction."""
+        if isinstance(self.node, ArgReduce):
+            return self.em.f.cast("sext", state[1], "i64")
+        return state[0]
+
+
+def emit_reduction(em: Emitter, node: Expr, scope: Scope) -> Value:
+    """The value of one reduction at a scope: what an Emitter calls for a node it meets."""
+    if not isinstance(node, (Reduce, ArgReduce, Contract)):
+        raise CompilerBug("cpu renderer", "not a reduction", received=type(node).__name__)
+    return reduce_together(em, [Accumulator(em, node)], [scope])[0][0]
+
+
+Write = Callable[[Sequence[Scope]], None]
+
+
+def reduce_together(
+    em: Emitter,
+    group: Sequence[Accumulator],
+    scopes: Sequence[Scope],
+    *,
+    bounds: Bounds | None = None,
+    also: Sequence[Expr] = (),
+    write: Write | None = None,
+) -> list[list[Value]]:
+    """The values of reductions over the same ranges, found in one loop: a list for each scope.
+
+    Lanes of the scopes carry on as lanes of the accumulators; without lanes the loop makes its own
+    and adds them up at the end. `write(scopes)` is called at every point, for stores that keep
+    values (`also` are the expressions it needs); `bounds` are the parts of ranges to walk.
+    """
+    ranges = group[0].ranges
+    roots = [a.body for a in group] + list(also)
+    walk = _Walk(em, list(group), ranges, roots, bounds or {}, write)
+    if any(s.varies(a.node) for a in group for s in scopes):
+        return walk.over_outer_lanes(scopes)
+    own, width = own_lanes(em, ranges, roots)
+    if own is None:
+        return [r for s in scopes for r in walk.over_outer_lanes([s])]
+    return [walk.over_own_lanes(s, own, width) for s in scopes]
+
+
+class _Walk:
+    """One loop nest of reductions."""
+
+    def __init__(
+        self,
+        em: Emitter,
+        group: list[Accumulator],
+        ranges: Sequence[Range],
+        roots: Sequence[Expr],
+        bounds: Bounds,
+        write: Write | None,
+    ) -> None:
+        self.em, self.group, self.ranges, self.roots = em, group, ranges, roots
+        self.bounds, self.write = bounds, write
+        self.size = sum(a.size for a in group)
+
+    def _states(self, values: Sequence[Value]) -> list[State]:
+        states, at = [], 0
+        for a in self.group:
+            states.append(list(values[at : at + a.size]))
+            at += a.size
+        return states
+
+    def _start(self, width: int) -> list[Value]:
+        return [v for a in self.group for v in a.start(width)]
+
+    def _step(self, scope: Scope, values: Sequence[Value]) -> list[Value]:
+        pairs = zip(self.group, self._states(values), strict=True)
+        return [v for a, state in pairs for v in a.step(scope, state)]
+
+    def _merge(self, a: Sequence[Value], b: Sequence[Value]) -> list[Value]:
+        triples = zip(self.group, self._states(a), self._states(b), strict=True)
+        return [v for one, x, y in triples for v in one.merge(x, y)]
+
+    def over_outer_lanes(self, scopes: Sequence[Scope]) -> list[list[Value]]:
+        """Accumulators with the lanes of the scopes; the loops go over single points."""
+        size = self.size
+        carry = []
+        for s in scopes:
+            for a in self.group:
+                carry += a.start(s.width if s.varies(a.node) else 1)
+
+        def body(here: list[Scope], values: list[Value]) -> list[Value]:
+            following = []
+            for n, scope in enumerate(here):
+                following += self._step(scope, values[n * size : (n + 1) * size])
+            if self.write is not None:
+                self.write(here)
+            return following
+
+        unroll = worth_unrolling(self.ranges, cost(self.roots) * len(scopes))
+        values = nest(
+            self.em, self.ranges, scopes, self.roots, carry, body, unroll=unroll, bounds=self.bounds
+        )
+        return [self._results(values[n * size : (n + 1) * size]) for n in range(len(scopes))]
+
+    def _results(self, values: Sequence[Value]) -> list[Value]:
+        return [a.result(s) for a, s in zip(self.group, self._states(values), strict=True)]
+
+    def over_own_lanes(self, scope: Scope, own: Range, width: int) -> list[Value]:
+        """Accumulators with lanes over `own`, added up after the loops."""
+        em, size = self.em, self.size
+        outer = [r for r in self.ranges if r is not own]
+        copies = accumulator_copies(self.group, self.roots, own.extent // width)
+        start, stop = self.bounds.get(own, (constant(0), constant(own.extent)))
+        bytes = narrowest_bytes(self.roots)
+        identity = self._start(width) * copies
+
+        def trip(scopes: list[Scope], values: list[Value]) -> list[Value]:
+            following = list(values)
+            for n, here in enumerate(scopes):
+                if here.vector is None:
+                    following = self._lane_step(here, following)
+                else:
+                    part = slice(n * size, (n + 1) * size)
+                    following[part] = self._step(here, values[part])
+            if self.write is not None:
+                self.write(scopes)
+            return following
+
+        def piece(here: Scope, first: Value, end: Value, values: Sequence[Value]) -> list[Value]:
+            return sweep(em, own, first, end, here, width, copies, bytes, values, trip)
+
+        def rows(scopes: list[Scope], values: list[Value]) -> list[Value]:
+            here = scopes[0]
+            em.hoist(self.roots, here, [own])
+            if own.extent < 2 * _LONG or not any(a.is_sum for a in self.group):
+                return piece(here, start, stop, values)
+            # Sums of blocks are summed: the error grows with the blocks, not with the elements.
+            with em.f.loop(start, stop, _LONG, values) as loop:
+                end = em.f.smin(em.f.add(loop.index, _LONG), stop)
+                found = piece(here, loop.index, end, identity)
+                pairs = [
+                    self._merge(loop.carried[n : n + size], found[n : n + size])
+                    for n in range(0, size * copies, size)
+                ]
+                loop.next([v for p in pairs for v in p])
+            return loop.results
+
+        alone = scope.without_lanes()
+        em.hoist(self.roots, alone, self.ranges)
+        values = nest(
+            em, outer, [alone], self.roots, identity, rows, inner=[own], bounds=self.bounds
+        )
+        parts = [values[n * size : (n + 1) * size] for n in range(copies)]
+        while len(parts) > 1:
+            parts = [self._merge(*parts[n : n + 2]) for n in range(0, len(parts), 2)]
+        pairs = zip(self.group, self._states(parts[0]), strict=True)
+        return [a.result(a.across(state)) for a, state in pairs]
+
+    def _lane_step(self, here: Scope, values: list[Value]) -> list[Value]:
+        """One element into lane 0 of the first accumulators: the rest of a range without masks."""
+        f = self.em.f
+        scalars = self._step(here, [f.extract(v, 0) for v in values[: self.size]])
+        first = [
+            f.insert(v, s, 0) if v.type[0] == "<" else s
+            for v, s in zip(values, scalars, strict=False)
+        ]
+        return [*first, *values[self.size :]]
+
+
+def own_lanes(
+    em: Emitter, ranges: Sequence[Range], roots: Sequence[Expr]
+) -> tuple[Range | None, int]:
+    """The range whose lanes a loop without lanes around it uses, and how many."""
+    widest = lane_bytes(roots)
+    best: tuple[float, Range] | None = None
+    for r in ranges:
+        if r.extent < 2:
+            continue
+        price = lane_cost(r, roots, (), vector_bytes(em.target) // widest)
+        if best is None or price <= best[0]:
+            best = (price, r)
+    if best is None:
+        return None, 1
+    return best[1], fitting_width(em, best[1].extent, widest)
+
+
+def fitting_width(em: Emitter, extent: int, widest: int) -> int:
+    """Lanes of a vector of elements of `widest` bytes, fewer if a range is shorter than that."""
+    width = vector_bytes(em.target) // widest
+    while width > 2 and width // 2 >= extent:
+        width //= 2
+    return width
+
+
+def accumulator_copies(group: Sequence[Accumulator], roots: Sequence[Expr], trips: int) -> int:
+    """How many vectors to work on at once: enough to hide the latency of the additions."""
+    weight = cost(roots)
+    copies = 4 if weight <= 12 else 2 if weight <= 60 else 1
+    while copies > 1 and (copies * len(group) > 8 or copies > trips):
+        copies //= 2
+    return copies
+
+
+__all__ = [
+    "Accumulator",
+    "Reduction",
+    "accumulator_copies",
+    "emit_reduction",
+    "fitting_width",
+    "own_lanes",
+    "reduce_together",
+]

@@ -1,0 +1,1 @@
+"""From kernels in index notation to loops: what all renderers share."""

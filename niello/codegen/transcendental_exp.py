@@ -1,0 +1,121 @@
+"""exp, exp2, expm1, sinh, cosh, tanh and erf of float32 as primitive functions.
+
+All reduce the argument to x = n ln 2 + r with |r| <= (ln 2) / 2 and evaluate a polynomial in r,
+whose coefficients tools/minimax.py derives. The operation counts are of the expression with fused
+multiply-add, sign manipulation by `copysign` counted as one; errors are measured by tools/ulp.py.
+"""
+
+from __future__ import annotations
+
+from niello.codegen.transcendental_parts import (
+    LN2_HIGH,
+    LN2_LOW,
+    LOG2_E,
+    at_least,
+    at_most,
+    f32,
+    fma,
+    horner,
+    nearest,
+    power_of_two,
+    reduce_ln2,
+    where,
+)
+from niello.kernel.ir import Expr, fn
+
+# exp(r) = 1 + r + r^2 p(r), |r| <= 0.3469: 2^-28.2
+_EXP = (
+    1.0, 1.0, 0.4999999403953552, 0.1666652113199234, 0.04166827350854874, 0.00836868304759264,
+    0.0013820076128467917,
+)  # fmt: skip
+# 2^r = 1 + r p(r), |r| <= 0.501: 2^-28.3
+_EXP2 = (
+    1.0, 0.6931471824645996, 0.24022647738456726, 0.05550359562039375, 0.009618505835533142,
+    0.0013391023967415094, 0.0001532679598312825,
+)  # fmt: skip
+# exp(r) - 1 = r + r^2 p(r), |r| <= 0.3469: 2^-26.1
+_EXPM1 = (
+    0.4999999701976776, 0.1666654646396637, 0.04166743531823158, 0.008366270922124386,
+    0.001387069234624505,
+)  # fmt: skip
+# (exp(2 r) - 1) / 2 = r + r^2 p(r), |r| <= 0.1735: 2^-26.1
+_TANH = (
+    0.9999999403953552, 0.6666618585586548, 0.33333948254585266, 0.13386042416095734,
+    0.04438626393675804,
+)  # fmt: skip
+# exp(r) - 1 = r + r^2 p(r) relative to 1 - exp(n ln 2 + r) < 1 for all integers n <= 0: 2^-27.1
+_ERF_EXPM1 = (
+    0.4999998211860657, 0.16666516661643982, 0.04167069122195244, 0.008369113318622112,
+    0.0013702046126127243,
+)  # fmt: skip
+# erf(a) = 1 - exp(-a + a p(a)), 0 <= a <= 3.93: 2^-27.8
+_ERF = (
+    -0.12837916612625122, -0.6366195678710938, -0.10277630388736725, 0.019147826358675957,
+    0.0001694845559541136, -0.001675638952292502, 0.000637330929748714, -0.00011884827836183831,
+    9.386001693201251e-06,
+)  # fmt: skip
+
+
+def _scale(value: Expr, biased: Expr) -> Expr:
+    """value * 2^n for n from -150 to 128 in two steps, so that subnormal results round once.
+
+    `biased` holds n + 254 in its low bits, as `nearest` leaves it.
+    """
+    half = fn("shr", biased, 1)
+    return value * power_of_two(half) * power_of_two(biased - half)
+
+
+def exp(x: Expr) -> Expr:
+    """e^x. 19 operations."""
+    x = at_least(at_most(x, 89.0), -104.0)
+    n, biased = nearest(x, LOG2_E, 254)
+    return _scale(horner(reduce_ln2(x, n), _EXP), biased)
+
+
+def exp2(x: Expr) -> Expr:
+    """2^x. 18 operations."""
+    x = at_least(at_most(x, 128.25), -150.25)
+    n, biased = nearest(x, 1.0, 254)
+    return _scale(horner(x - n, _EXP2), biased)
+
+
+def expm1(x: Expr) -> Expr:
+    """e^x - 1. 22 operations. Tiny arguments are their own result, which keeps -0 and subnormals."""
+    c = at_least(at_most(x, 89.0), -18.0)
+    n, biased = nearest(c, LOG2_E, 126)
+    r = reduce_ln2(c, n)
+    s = power_of_two(biased)  # half of 2^n, which would overflow at n = 128
+    grown = fma(r * r, horner(r, _EXPM1), r)
+    y = fma(s, grown, s - f32(0.5))
+    return where(fn("lt", fn("abs", x), 2.0**-26), x, y + y)
+
+
+def tanh(x: Expr) -> Expr:
+    """Hyperbolic tangent. 20 operations, one division.
+
+    With h = (e^(2|x|) - 1) / 2, tanh |x| = h / (1 + h), which is both h - h (h / (1 + h)) and
+    1 - 1 / (1 + h): b - b (b / (1 + h)) with b = min(h, 1) damps the rounding of the quotient.
+    """
+    a = at_most(fn("abs", x), 10.0)
+    n, biased = nearest(a, 2 * LOG2_E, 127)
+    r = fma(n, -LN2_LOW / 2, fma(n, -LN2_HIGH / 2, a))
+    s = power_of_two(biased)
+    grown = fma(r * r, horner(r, _TANH), r)
+    h = fma(s, grown, fma(s, 0.5, -0.5))
+    b = at_most(h, 1.0)
+    return fn("copysign", fma(-b, b / (h + f32(1.0)), b), x)
+
+
+def erf(x: Expr) -> Expr:
+    """Error function as 1 - e^-z, z = |x| (1 + q(|x|)) = -log(erfc |x|). 25 operations, no division.
+
+    One path for all arguments: near zero e^-z - 1 is evaluated without cancellation, and for large
+    arguments errors of z are damped by e^-z.
+    """
+    a = at_most(fn("abs", x), 3.92)
+    z = fma(a, horner(a, _ERF), -a)
+    n, biased = nearest(z, LOG2_E, 127)
+    r = fma(n, -(LN2_HIGH + LN2_LOW), z)
+    s = power_of_two(biased)
+    grown = fma(r * r, horner(r, _ERF_EXPM1), r)
+    return fn("copysign", fma(s, grown, s - f32(1.0)), x)

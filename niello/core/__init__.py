@@ -1,0 +1,1 @@
+"""Words everyone uses: dtypes, shapes, errors, configuration, interned nodes, rewriting, naming."""

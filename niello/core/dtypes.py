@@ -1,0 +1,179 @@
+"""Element types: what a tensor holds, and how two of them combine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from niello.core.errors import DTypeError
+
+KINDS = ("bool", "uint", "int", "float", "complex")
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class DType:
+    """An element type. Two dtypes are equal only when they are the same object."""
+
+    name: str
+    kind: str
+    bits: int
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes that one element takes in memory."""
+        return max(1, self.bits // 8)
+
+    @property
+    def numpy(self) -> np.dtype[Any]:
+        """The NumPy dtype with the same layout (bfloat16 through ml_dtypes)."""
+        return _numpy_dtype(self.name)
+
+    @property
+    def is_float(self) -> bool:
+        return self.kind == "float"
+
+    @property
+    def is_integer(self) -> bool:
+        return self.kind in ("int", "uint")
+
+    @property
+    def is_signed(self) -> bool:
+        return self.kind in ("int", "float", "complex")
+
+    @property
+    def is_half(self) -> bool:
+        """True for the 16-bit floats, which kernels compute in float32."""
+        return self.kind == "float" and self.bits == 16
+
+    @property
+    def min(self) -> int | float:
+        """Smallest finite value."""
+        return dtype_range(self)[0]
+
+    @property
+    def max(self) -> int | float:
+        """Largest finite value."""
+        return dtype_range(self)[1]
+
+    def __repr__(self) -> str:
+        return f"niello.{self.name}"
+
+    def __reduce__(self) -> str | tuple[Any, ...]:
+        return (dtype, (self.name,))
+
+
+bool_ = DType("bool", "bool", 8)
+int8 = DType("int8", "int", 8)
+int16 = DType("int16", "int", 16)
+int32 = DType("int32", "int", 32)
+int64 = DType("int64", "int", 64)
+uint8 = DType("uint8", "uint", 8)
+uint16 = DType("uint16", "uint", 16)
+uint32 = DType("uint32", "uint", 32)
+uint64 = DType("uint64", "uint", 64)
+float16 = DType("float16", "float", 16)
+bfloat16 = DType("bfloat16", "float", 16)
+float32 = DType("float32", "float", 32)
+float64 = DType("float64", "float", 64)
+
+SIGNED = (int8, int16, int32, int64)
+UNSIGNED = (uint8, uint16, uint32, uint64)
+INTEGERS = SIGNED + UNSIGNED
+FLOATS = (float16, bfloat16, float32, float64)
+NUMBERS = INTEGERS + FLOATS
+ALL = (bool_, *NUMBERS)
+
+BY_NAME = {d.name: d for d in ALL}
+
+
+@cache
+def _numpy_dtype(name: str) -> np.dtype[Any]:
+    if name == "bfloat16":
+        import ml_dtypes
+
+        return np.dtype(ml_dtypes.bfloat16)
+    return np.dtype(name)
+
+
+@cache
+def dtype_range(d: DType) -> tuple[int | float, int | float]:
+    """Smallest and largest finite value of `d`."""
+    if d.kind == "bool":
+        return 0, 1
+    if d.is_integer:
+        info = np.iinfo(d.numpy)
+        return int(info.min), int(info.max)
+    if d is bfloat16:
+        return -3.3895313892515355e38, 3.3895313892515355e38
+    limits = np.finfo(d.numpy)
+    return float(limits.min), float(limits.max)
+
+
+def dtype(value: Any) -> DType:
+    """The dtype that `value` names: a DType, a name, a NumPy dtype or scalar type.
+
+    Raises DTypeError for anything Niello has no element type for.
+    """
+    if isinstance(value, DType):
+        return value
+    if isinstance(value, str) and value in BY_NAME:
+        return BY_NAME[value]
+    if value is bool:
+        return bool_
+    if value is int:
+        return int64
+    if value is float:
+        return float32
+    try:
+        name = np.dtype(value).name
+    except TypeError:
+        name = ""
+    found = BY_NAME.get(name)
+    if found is None:
+        raise DTypeError(
+            "dtype",
+            "no such element type",
+            received=repr(value),
+            advice=f"Use one of {', '.join(BY_NAME)}",
+        )
+    return found
+
+
+_ORDER = {kind: i for i, kind in enumerate(KINDS)}
+
+
+@cache
+def promote(a: DType, b: DType) -> DType:
+    """The dtype in which `a` and `b` combine.
+
+    Within a kind the wider wins; bool < integer < float; float16 with bfloat16 gives float32;
+    signed with unsigned gives the next wider signed type. Source: NumPy's and PyTorch's rules,
+    except that an integer never widens a float. Raises DTypeError for uint64 with a signed type.
+    """
+    if a is b:
+        return a
+    if a.kind == b.kind:
+        if a.bits == b.bits:
+            return float32  # float16 with bfloat16: the only two distinct types of one width
+        return a if a.bits > b.bits else b
+    if {a.kind, b.kind} == {"int", "uint"}:
+        signed, unsigned = (a, b) if a.kind == "int" else (b, a)
+        bits = max(signed.bits, unsigned.bits * 2)
+        if bits > 64:
+            raise DTypeError(
+                "promote",
+                f"no integer type holds both {a.name} and {b.name}",
+                received=f"{a.name} and {b.name}",
+                advice="Cast one of them first",
+            )
+        return BY_NAME[f"int{bits}"]
+    return a if _ORDER[a.kind] > _ORDER[b.kind] else b
+
+
+@cache
+def compute_dtype(d: DType) -> DType:
+    """The dtype kernels compute in when tensors hold `d`: float32 for the half types."""
+    return float32 if d.is_half else d

@@ -1,0 +1,167 @@
+"""The whole compilation, top to bottom: the only file that names every stage."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+
+from niello import backends
+from niello.core import config
+from niello.core.errors import FeedError, GraphError, LimitExceeded, UnsupportedDtype
+from niello.core.types import TensorType
+from niello.executable.dump import Dump
+from niello.executable.executable import Executable
+from niello.graph.graph import GraphDefinition
+from niello.graph.operation import Operation
+from niello.graph.structural import Placeholder
+from niello.graph.tensor import Tensor
+from niello.passes import pipeline
+from niello.passes.computation import Computation
+from niello.runtime.commands import Program
+from niello.runtime.target import Backend, CompileOptions
+from niello.schedule.program import schedule
+
+
+def compile_graph(
+    graph: GraphDefinition,
+    feeds: Mapping[Tensor, TensorType],
+    targets: Sequence[Tensor],
+    operations: Sequence[Operation],
+    device: str | None,
+    options: CompileOptions,
+) -> Executable:
+    """Specialise, optimise, stitch, place and translate; see each stage's module."""
+    started = time.perf_counter()
+    name = backends.default_name() if device is None else device
+    opened = backends.device(name)
+    backend = backends.backend(name)
+    optimise = options.optimise and config.OPTIMISE.integer(0, 1) == 1
+
+    # 1. what is asked
+    computation = Computation(graph, tuple(feeds), tuple(targets), tuple(operations))
+    check(computation, feeds)
+    dump = Dump(graph.name)
+    dump.graph("input", computation)
+
+    # 2. graph -> graph
+    types = [feeds[t] for t in computation.inputs]
+    passes = (pipeline.optimising if optimise else pipeline.plain)(types)
+    optimised = pipeline.run(passes, computation, dump.graph)
+
+    # 3. graph -> commands and kernels
+    scheduled = schedule(optimised, backend.limits, fuse=optimise)
+    dump.schedule(scheduled)
+    check_limits(scheduled.program, backend)
+
+    # 4. kernels -> machine code
+    loaded = opened.compile(scheduled.program, options)
+    dump.source(loaded)
+
+    executable = Executable(
+        graph, computation, optimised, scheduled, loaded, opened, backend, options
+    )
+    dump.done(name, executable, time.perf_counter() - started)
+    return executable
+
+
+def check(computation: Computation, feeds: Mapping[Tensor, TensorType]) -> None:
+    """Refuse what can be refused before compiling: foreign tensors, missing and useless feeds."""
+    graph = computation.graph
+    for t in (*computation.targets, *computation.inputs):
+        if not isinstance(t, Tensor):
+            raise GraphError("compile", "needs tensors of the graph", received=type(t).__name__)
+        if t.graph is not graph:
+            raise GraphError(
+                "compile",
+                "a tensor belongs to another graph",
+                received=repr(t),
+                advice="Run the graph that the tensor was made in",
+            )
+    for o in computation.operations:
+        if not isinstance(o, Operation) or o.graph is not graph:
+            raise GraphError(
+                "compile", "a target operation is not one of this graph", received=repr(o)
+            )
+    if not computation.targets and not computation.operations:
+        raise GraphError("compile", "there is nothing to compute: no targets, no operations")
+    needed = [o for o in _reachable_without_inputs(computation) if isinstance(o.op, Placeholder)]
+    fed = {t.operation for t in computation.inputs}
+    missing = [o.name for o in needed if o not in fed]
+    if missing:
+        raise FeedError(
+            "feeds",
+            f"placeholder{'s' if len(missing) > 1 else ''} {', '.join(missing)} must be fed",
+            received=[t.name for t in computation.inputs],
+            advice="Feed every placeholder that the targets depend on",
+            missing=missing,
+        )
+    extra = [t.name for t in computation.inputs if t.operation not in set(needed)]
+    if extra:
+        raise FeedError(
+            "feeds",
+            f"nothing that is computed depends on {', '.join(extra)}",
+            received=[t.name for t in computation.inputs],
+            advice="Leave it out, or add the target that needs it",
+            superfluous=extra,
+        )
+    for t in computation.inputs:
+        check_type(t, feeds[t])
+
+
+def _reachable_without_inputs(computation: Computation) -> list[Operation]:
+    bare = Computation(computation.graph, (), computation.targets, computation.operations)
+    return bare.reachable()
+
+
+def check_type(tensor: Tensor, found: TensorType) -> None:
+    """Refuse a feed type that does not fit its placeholder."""
+    if found.dtype is not tensor.dtype:
+        raise FeedError(
+            f"feed {tensor.name}",
+            f"the placeholder holds {tensor.dtype.name}",
+            received=repr(found),
+            advice="Convert the array first",
+            tensor=tensor.name,
+        )
+    if not found.is_static:
+        raise FeedError(
+            f"feed {tensor.name}",
+            "every size must be known to compile",
+            received=repr(found),
+            advice="Give a TensorType with all sizes",
+            tensor=tensor.name,
+        )
+    declared = tensor.shape
+    if declared is not None and (
+        len(declared) != len(found.static_shape)
+        or any(d is not None and d != s for d, s in zip(declared, found.static_shape, strict=True))
+    ):
+        raise FeedError(
+            f"feed {tensor.name}",
+            f"the placeholder is {tensor.type}",
+            received=repr(found),
+            advice="Give an array of that shape",
+            tensor=tensor.name,
+        )
+
+
+def check_limits(program: Program, backend: Backend) -> None:
+    """Refuse what the device cannot hold, naming it, before anything is compiled."""
+    limits = backend.limits
+    for kernel in program.kernels:
+        for p in kernel.params:
+            if p.dtype not in limits.dtypes:
+                raise UnsupportedDtype(
+                    f"{backend.name} device",
+                    f"kernel {kernel.name} needs an element type that the device does not have",
+                    received=p.dtype.name,
+                    advice=f"It has {', '.join(sorted(d.name for d in limits.dtypes))}",
+                )
+    for space, index, size in program.buffers():
+        if size > limits.max_buffer_bytes:
+            raise LimitExceeded(
+                f"{backend.name} device",
+                f"{space.value} {index} is larger than the device's largest buffer",
+                received=f"{size} bytes",
+                advice=f"At most {limits.max_buffer_bytes} bytes; split the tensor",
+            )

@@ -1,0 +1,1 @@
+"""Level 1: operations and tensors, as the user described them."""

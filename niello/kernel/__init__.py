@@ -1,0 +1,1 @@
+"""Level 2: what one kernel computes, in index notation."""

@@ -1,0 +1,1 @@
+"""Level 1 to level 1: each pass reads a computation and builds another."""

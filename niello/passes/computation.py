@@ -1,0 +1,111 @@
+"""Computation: what passes read and build, and the rebuilding walk they share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from niello.core.types import TensorType
+from niello.graph.graph import GraphDefinition
+from niello.graph.opdef import Op, Trait
+from niello.graph.operation import Operation
+from niello.graph.structural import Assign, Placeholder
+from niello.graph.tensor import Tensor
+
+
+@dataclass(frozen=True)
+class Computation:
+    """A graph with what goes in, what comes out, and the operations run for their effect."""
+
+    graph: GraphDefinition
+    inputs: tuple[Tensor, ...]
+    targets: tuple[Tensor, ...]
+    operations: tuple[Operation, ...] = ()
+
+    def reachable(self) -> list[Operation]:
+        """Operations that the targets and effects need, in graph order."""
+        needed: set[Operation] = {t.operation for t in self.inputs}
+        stack = [t.operation for t in self.targets] + list(self.operations)
+        while stack:
+            operation = stack.pop()
+            if operation in needed and not any(operation is t.operation for t in self.inputs):
+                continue
+            needed.add(operation)
+            stack.extend(t.operation for t in operation.inputs if t.operation not in needed)
+            stack.extend(c for c in operation.control_inputs if c not in needed)
+        return [o for o in self.graph.operations if o in needed]
+
+    def consumers(self) -> dict[Tensor, list[Operation]]:
+        """Reachable operations that read each tensor."""
+        users: dict[Tensor, list[Operation]] = {}
+        for operation in self.reachable():
+            for t in operation.inputs:
+                users.setdefault(t, []).append(operation)
+        return users
+
+
+# Given an operation and its inputs in the new graph, the new outputs; None copies the operation.
+Visit = Callable[["Rebuild", Operation, tuple[Tensor, ...]], "Sequence[Tensor] | None"]
+
+
+class Rebuild:
+    """Copies the reachable part of a computation into a new graph, operation by operation."""
+
+    def __init__(self, source: Computation) -> None:
+        self.source = source
+        self.graph = GraphDefinition(source.graph.name)
+        self.graph.variable_states = source.graph.variable_states
+        self.tensors: dict[Tensor, Tensor] = {}
+        self.operations: dict[Operation, tuple[Operation, ...]] = {}
+
+    def copy(
+        self, operation: Operation, inputs: Sequence[Tensor], op: Op | None = None
+    ) -> Operation:
+        """The same operation on other inputs."""
+        return self.graph.add(
+            operation.op if op is None else op,
+            inputs,
+            name=operation.name,
+            control_inputs=self.controls(operation),
+            where=operation.where,
+        )
+
+    def controls(self, operation: Operation) -> list[Operation]:
+        """Control inputs of an old operation, as operations of the new graph."""
+        return [new for old in operation.control_inputs for new in self.operations.get(old, ())]
+
+    def run(self, visit: Visit) -> Computation:
+        for operation in self.source.reachable():
+            inputs = tuple(self.tensors[t] for t in operation.inputs)
+            before = len(self.graph.operations)
+            outputs = visit(self, operation, inputs)
+            if outputs is None:
+                outputs = self.copy(operation, inputs).outputs
+            made = tuple(self.graph.operations[before:])
+            # Control dependencies on an operation that vanished fall on those that made its inputs.
+            self.operations[operation] = made or tuple(t.operation for t in outputs)
+            for old, new in zip(operation.outputs, outputs, strict=True):
+                self.tensors[old] = new
+        return Computation(
+            self.graph,
+            tuple(self.tensors[t] for t in self.source.inputs),
+            tuple(self.tensors[t] for t in self.source.targets),
+            tuple(new for old in self.source.operations for new in self.operations[old]),
+        )
+
+
+def specialised_inputs(source: Computation, types: Sequence[TensorType]) -> dict[Operation, Placeholder]:
+    """The placeholder op, with its static type, of each input."""
+    return {
+        t.operation: Placeholder(found)
+        for t, found in zip(source.inputs, types, strict=True)
+    }
+
+
+def is_pure(operation: Operation) -> bool:
+    """True when an operation may be shared, folded and dropped."""
+    return not operation.op.traits & (Trait.STATEFUL | Trait.STRUCTURAL)
+
+
+def is_assign(operation: Operation) -> bool:
+    return isinstance(operation.op, Assign)

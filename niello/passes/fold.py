@@ -1,0 +1,58 @@
+"""Evaluate operations whose inputs are all constants, by their reference semantics."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from niello.graph.opdef import Trait
+from niello.graph.operation import Operation
+from niello.graph.structural import Constant
+from niello.graph.tensor import Tensor
+from niello.passes.computation import Computation, Rebuild, is_pure
+
+
+@dataclass(frozen=True)
+class Fold:
+    """Fold results up to `limit` elements, or any size when they cost no more than the inputs.
+
+    A result that repeats one value is kept as such and costs no memory.
+    """
+
+    limit: int = 1 << 16
+
+    def __call__(self, source: Computation) -> Computation:
+        return Rebuild(source).run(self._visit)
+
+    def _visit(
+        self, rebuild: Rebuild, operation: Operation, inputs: tuple[Tensor, ...]
+    ) -> Sequence[Tensor] | None:
+        if not is_pure(operation) or not all(isinstance(t.operation.op, Constant) for t in inputs):
+            return None
+        arrays = [t.operation.op.reference() for t in inputs]
+        splat = self._splat(rebuild, operation, arrays)
+        if splat is not None:
+            return splat
+        size = sum(t.type.elements for t in operation.outputs)
+        if not inputs or size > max(self.limit, sum(a.size for a in arrays)):
+            return None
+        found = operation.op.reference_all(*arrays)
+        return [
+            rebuild.graph.constant(a, t.dtype)
+            for a, t in zip(found, operation.outputs, strict=True)
+        ]
+
+    def _splat(
+        self, rebuild: Rebuild, operation: Operation, arrays: list[np.ndarray]
+    ) -> Sequence[Tensor] | None:
+        """Elementwise ops and movements of one repeated value need one evaluation."""
+        splats = all(a.size > 0 and not any(a.strides) or a.size == 1 for a in arrays)
+        if not arrays or not splats or Trait.ELEMENTWISE not in operation.op.traits:
+            return None
+        found = operation.op.reference_all(*(a.reshape(-1)[:1].reshape(()) for a in arrays))
+        return [
+            rebuild.graph.constant(a.reshape(()), t.dtype, shape=t.shape)
+            for a, t in zip(found, operation.outputs, strict=True)
+        ]

@@ -1,0 +1,53 @@
+"""Devices with host memory: what the cpu and numpy back ends have in common."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from niello.runtime.buffer import Buffer, HostPool
+
+
+class HostDevice:
+    """A device whose buffers are plain host memory, from one caching pool.
+
+    Back ends derive from it and add `describe`, `compile` and `load` (see runtime/target.py).
+    """
+
+    host_memory = True
+
+    def __init__(self, name: str, pool: HostPool | None = None) -> None:
+        self.name = name
+        self._pool = HostPool() if pool is None else pool
+
+    def allocate(self, size: int) -> Buffer:
+        """A buffer of at least `size` bytes, 64-byte aligned, contents undefined.
+
+        Raises OutOfMemory, with the bytes asked for, held and available.
+        """
+        block = self._pool.allocate(size)
+        return Buffer(self, block.address, max(size, 0), owner=block, release=self._pool.give_back)
+
+    def adopt(self, array: np.ndarray) -> Buffer:
+        """A buffer that is the memory of a C-contiguous array; it keeps the array alive."""
+        address, read_only = array.__array_interface__["data"]
+        return Buffer(self, address, array.nbytes, owner=array, writable=not read_only)
+
+    def memory_stats(self) -> dict[str, int]:
+        """Bytes: current, peak, cached."""
+        return self._pool.stats()
+
+    def release_memory(self) -> None:
+        """Give cached memory back to the system."""
+        self._pool.release()
+
+    def reset_peak(self) -> None:
+        """Start counting peak memory anew."""
+        self._pool.reset_peak()
+
+    def __repr__(self) -> str:
+        return f"<niello device {self.name}>"
+
+
+# Host memory that belongs to no back end: values that users make from arrays live here, and every
+# device with host memory takes them as they are.
+HOST = HostDevice("host")

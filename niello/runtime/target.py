@@ -1,0 +1,100 @@
+"""What a back end promises: the record that its folder exports as `BACKEND`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from niello.core.dtypes import DType
+from niello.runtime.commands import Program
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Bounds that the stitcher reads before it fuses."""
+
+    dtypes: frozenset[DType]
+    max_buffers: int  # distinct buffers of one kernel
+    max_nodes: int  # expression nodes of one kernel
+    max_buffer_bytes: int
+    workgroup_threads: int
+    shared_bytes: int  # fast memory of one thread or workgroup: rows up to this size stay in it
+    vector_bits: int
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A group of operations that a vendor library runs: data for the scheduler, not code."""
+
+    trait: str
+    dtypes: frozenset[DType]
+    epilogue: tuple[str, ...]
+    function: str
+    cost: float
+
+
+@dataclass(frozen=True)
+class CompileOptions:
+    """What changes generated code; part of every cache key."""
+
+    threads: int = 0  # 0: the device's default
+    target: str = "host"  # machine level, such as avx512, avx2, baseline
+    optimise: bool = True
+
+
+class Loaded(Protocol):
+    """A program compiled for a device, ready to play. Safe to play from several threads."""
+
+    program: Program
+
+    def play(self, handles: Sequence[Any]) -> None:
+        """Run with one buffer handle per argument (see Program.buffers). Blocks until done.
+
+        Arena included: handles are what Device.allocate gave (`Buffer.handle`: an address for
+        devices with host memory)."""
+
+    def image(self) -> bytes:
+        """The machine code, for packages and the disk cache; empty when there is none."""
+
+    def source(self) -> str:
+        """The generated code as text."""
+
+
+class Device(Protocol):
+    """An opened device."""
+
+    name: str
+    host_memory: bool  # buffers are plain host memory: NumPy can see them
+
+    def describe(self) -> str:
+        """One line for people: model, cores or memory, target level."""
+
+    def allocate(self, size: int) -> Any:
+        """A Buffer (runtime/buffer.py) of at least `size` bytes, contents undefined.
+
+        Raises OutOfMemory."""
+
+    def compile(self, program: Program, options: CompileOptions) -> Loaded:
+        """Machine code for the whole command list."""
+
+    def load(self, program: Program, options: CompileOptions, image: bytes) -> Loaded:
+        """The same from stored machine code."""
+
+    def memory_stats(self) -> dict[str, int]:
+        """Bytes: current, peak, cached."""
+
+    def release_memory(self) -> None:
+        """Give cached memory back to the system."""
+
+
+@dataclass(frozen=True)
+class Backend:
+    """The record each folder of niello/backends exports as BACKEND."""
+
+    name: str
+    limits: Limits
+    open: Callable[[], Device]
+    claims: tuple[Claim, ...] = ()
+    runs: bool = True  # False for `null`, which only compiles
+    notes: str = field(default="", compare=False)

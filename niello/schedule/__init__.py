@@ -1,0 +1,1 @@
+"""Graph to commands and kernels: stitch, lower, order, alias, place in memory."""

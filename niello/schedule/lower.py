@@ -1,0 +1,157 @@
+"""One group of operations to one kernel: elements are pulled from the outputs to the inputs.
+
+Inside the group an operation's value is its `lower`ed expression; outside it is a Load. Elements of
+half types travel as float32 and are rounded when they are stored.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from niello.core.dtypes import compute_dtype, int64
+from niello.core.nodes import Node, transform
+from niello.core.shapes import StaticShape
+from niello.graph.operation import Operation
+from niello.graph.structural import Constant
+from niello.graph.tensor import Tensor
+from niello.kernel import ir
+from niello.kernel.build import Builder, Index, Value, ravel, unravel
+from niello.kernel.ir import Expr, Kernel, Param, Range, Store
+from niello.kernel.simplify import simplify, simplify_expr
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """A kernel, and the tensor behind each of its parameters (inputs and outputs of the group)."""
+
+    kernel: Kernel
+    tensors: tuple[Tensor, ...]
+
+
+class Lowering:
+    """The state of lowering one group: memo of elements, parameters made so far.
+
+    `inside(operation)` says whether an operation is computed here or its result loaded.
+    """
+
+    def __init__(self, inside: Callable[[Operation], bool]) -> None:
+        self.inside = inside
+        self.memo: dict[tuple[object, ...], Expr] = {}
+        self.gates: list[Expr] = []
+        self.values: dict[Tensor, Value] = {}
+        self.loads: dict[Tensor, Param] = {}
+        self.order: list[Tensor] = []
+
+    def value(self, tensor: Tensor) -> Value:
+        found = self.values.get(tensor)
+        if found is None:
+            found = Value(
+                tensor.type.static_shape, tensor.dtype, lambda index: self.element(tensor, index)
+            )
+            self.values[tensor] = found
+        return found
+
+    def element(self, tensor: Tensor, index: Index) -> Expr:
+        """An element of a tensor: an immediate, a computed expression, or a load."""
+        operation = tensor.operation
+        op = operation.op
+        # Indices in canonical form, so that one element asked twice is one node.
+        index = tuple(simplify_expr(i) if isinstance(i, ir.Fn) else i for i in index)
+        if isinstance(op, Constant) and op.data.is_splat and op.data.array.size:
+            return ir.const(op.data.array.reshape(-1)[0].item(), compute_dtype(tensor.dtype))
+        key = (tensor, index, tuple(self.gates))
+        found = self.memo.get(key)
+        if found is None:
+            found = self.memo[key] = (
+                self._computed(operation, tensor.index, index)
+                if self.inside(operation)
+                else self._loaded(tensor, index)
+            )
+        return found
+
+    def _computed(self, operation: Operation, output: int, index: Index) -> Expr:
+        k = Builder(f"r{operation.number}", self.gates)
+        inputs = [self.value(t) for t in operation.inputs]
+        found = operation.op.lower(k, output, index, *inputs)
+        return ir.cast(found, compute_dtype(operation.outputs[output].dtype))
+
+    def _loaded(self, tensor: Tensor, index: Index) -> Expr:
+        param = self.loads.get(tensor)
+        if param is None:
+            param = Param(-1 - len(self.order), tensor.dtype, tensor.type.elements, False)
+            self.loads[tensor] = param
+            self.order.append(tensor)
+        offset = ravel(index, tensor.type.static_shape)
+        loaded = Builder("load", self.gates).load(param, offset)
+        return ir.cast(loaded, compute_dtype(tensor.dtype))
+
+
+def lower_group(
+    name: str,
+    outputs: Sequence[Tensor],
+    inside: Callable[[Operation], bool],
+    domains: Sequence[StaticShape] = (),
+) -> Lowered:
+    """A simplified kernel that stores `outputs`, computing the operations `inside` says and loading
+    the rest.
+
+    `domains` are the natural iteration spaces of the group (a contraction's own output shape, say):
+    an output iterates in row-major order over the first that has as many elements, or else over
+    its own shape.
+    """
+    lowering = Lowering(inside)
+    drafts = [_draft_store(lowering, t, domains) for t in outputs]
+    return _finish(name, outputs, drafts, lowering)
+
+
+Draft = tuple[tuple[Range, ...], Expr, Expr]  # ranges, store index, value
+
+
+def _draft_store(lowering: Lowering, tensor: Tensor, domains: Sequence[StaticShape]) -> Draft:
+    shape = tensor.type.static_shape
+    over = next((d for d in domains if math.prod(d) == tensor.type.elements), shape)
+    ranges, position = domain_ranges(over)
+    offset = ravel(position, over)
+    index = position if over == shape else unravel(offset, shape)
+    value = lowering.element(tensor, index)
+    return ranges, offset, ir.cast(value, tensor.dtype)
+
+
+def domain_ranges(shape: StaticShape) -> tuple[tuple[Range, ...], Index]:
+    """Ranges over a shape, named by axis, and the index they form; axes of size 1 have none."""
+    index: list[Expr] = []
+    ranges: list[Range] = []
+    for axis, size in enumerate(shape):
+        if size == 1:
+            index.append(ir.const(0, int64))
+        else:
+            ranges.append(Range(f"i{axis}", size))
+            index.append(ranges[-1])
+    return tuple(ranges), tuple(index)
+
+
+def _finish(
+    name: str, outputs: Sequence[Tensor], drafts: Sequence[Draft], lowering: Lowering
+) -> Lowered:
+    """Number the parameters: loaded tensors first, then the outputs."""
+    tensors: list[Tensor] = []
+    renumbered: dict[Node, Node] = {}
+    params: list[Param] = []
+    for tensor in lowering.order:
+        old = lowering.loads[tensor]
+        params.append(Param(len(params), old.dtype, old.elements, False))
+        renumbered[old] = params[-1]
+        tensors.append(tensor)
+    stores: list[Store] = []
+    memo = dict(renumbered)
+    for tensor, (ranges, index, value) in zip(outputs, drafts, strict=True):
+        param = Param(len(params), tensor.dtype, tensor.type.elements, True)
+        params.append(param)
+        tensors.append(tensor)
+        new_value = transform(value, lambda n: n, memo)
+        new_index = transform(index, lambda n: n, memo)
+        stores.append(Store(param, ranges, new_index, new_value, None, None))
+    kernel = simplify(Kernel(name, tuple(params), tuple(stores)))
+    return Lowered(kernel, tuple(tensors))

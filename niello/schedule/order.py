@@ -1,0 +1,236 @@
+"""The order of kernels, copies and assignments, and which assignments happen in place.
+
+A step is a stitched group or an effect (assign, ordered read). Edges say what must run before what:
+data, control, and "readers of a variable's old value before its assignment".
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from niello.graph.operation import Operation
+from niello.graph.structural import Assign, Placeholder, ReadVariable, VariableOp
+from niello.graph.tensor import Tensor
+from niello.kernel.ir import Kernel, Load, Param, Store
+from niello.core.errors import GraphError
+from niello.core.nodes import walk
+from niello.schedule.lower import Lowered, lower_group
+from niello.schedule.stitch import Group, Stitcher
+
+
+@dataclass(eq=False)
+class Step:
+    """Something that takes its turn: a kernel, or an assign or read of a variable."""
+
+    number: int
+    lowered: Lowered | None = None
+    group: Group | None = None
+    effect: Operation | None = None
+    before: set[Step] = field(default_factory=set)  # steps that must have run
+    # Assignments this kernel makes by writing the variable's buffer: output tensor -> variable.
+    in_place: dict[Tensor, Tensor] = field(default_factory=dict)
+
+    @property
+    def reads(self) -> tuple[Tensor, ...]:
+        """Tensors read from memory."""
+        if self.effect is not None:
+            return self.effect.inputs[-1:]
+        assert self.lowered is not None
+        return tuple(
+            t
+            for t, p in zip(self.lowered.tensors, self.lowered.kernel.params, strict=True)
+            if not p.written
+        )
+
+
+class Order:
+    """Steps of a stitched computation, with their edges."""
+
+    def __init__(self, stitcher: Stitcher, groups: Iterable[Group]) -> None:
+        self.stitcher = stitcher
+        self.targets = stitcher.computation.targets
+        self.step_of: dict[Operation, Step] = {}
+        self.steps: list[Step] = []
+        self.snapshots: set[Tensor] = set()  # variables whose old value is copied first
+        for g in groups:
+            self._add(self._lowered(g))
+        for o in stitcher.operations:
+            if isinstance(o.op, (Assign, ReadVariable)):
+                self._add(Step(o.number, effect=o))
+        self._connect()
+        self._protect_variables()
+
+    def _add(self, step: Step) -> None:
+        self.steps.append(step)
+        members = step.group.operations if step.group is not None else [step.effect]
+        for o in members:
+            assert o is not None
+            self.step_of[o] = step
+
+    def _lowered(self, group: Group) -> Step:
+        inside = set(group.operations)
+        is_view = self.stitcher.is_view
+        name = kernel_name(group)
+        lowered = lower_group(
+            name, group.outputs, lambda o: o in inside or is_view(o), group.domains()
+        )
+        return Step(group.number, lowered, group)
+
+    def _connect(self) -> None:
+        for source, readers in self.stitcher.readers.items():
+            before = self.step_of.get(source)
+            for r in readers:
+                after = self.step_of[r]
+                if before is not None and before is not after:
+                    after.before.add(before)
+
+    # --- variables
+    def _protect_variables(self) -> None:
+        """Order readers of each variable's old value before its assignment, or copy it first."""
+        assigns: dict[Tensor, list[Step]] = {}
+        for s in self.steps:
+            if s.effect is not None and isinstance(s.effect.op, Assign):
+                assigns.setdefault(s.effect.inputs[0], []).append(s)
+        for variable, writers in assigns.items():
+            self._chain(writers)
+            readers = [
+                s for s in self.steps if variable in s.reads and s not in writers
+            ]
+            if any(self.reaches(w, r) for w in writers for r in readers):
+                self.snapshots.add(variable)
+                continue
+            for w in writers:
+                w.before.update(readers)
+            if len(writers) == 1:
+                self._assign_in_place(variable, writers[0], readers)
+
+    def _chain(self, writers: list[Step]) -> None:
+        """Several assignments of one variable run in the order they were made, unless forced."""
+        for first, second in zip(writers, writers[1:], strict=False):
+            if not self.reaches(second, first):
+                second.before.add(first)
+
+    def _assign_in_place(self, variable: Tensor, writer: Step, readers: list[Step]) -> None:
+        """Let the kernel that computes the new value write it where the old one is."""
+        assert writer.effect is not None
+        value = writer.effect.inputs[1]
+        producer = self.step_of.get(value.operation)
+        if producer is None or producer.lowered is None or value not in producer.lowered.tensors:
+            return
+        taken = value in self.targets or variable in self.targets or value in producer.in_place
+        ordered_reads = any(
+            s.effect is not None and isinstance(s.effect.op, ReadVariable)
+            and s.effect.inputs[0] is variable
+            for s in self.steps
+        )
+        others = [r for r in readers if r is not producer]
+        if taken or ordered_reads or any(self.reaches(producer, r) for r in others):
+            return
+        # What this assignment waits for (control dependencies) must then precede the kernel.
+        waits = {s for s in writer.before if s is not producer} | set(others)
+        if any(self.reaches(producer, s) for s in waits):
+            return
+        merged = overwrite(producer.lowered, value, variable)
+        if merged is None:
+            return
+        producer.lowered = merged
+        producer.in_place[value] = variable
+        producer.before.update(waits)
+        for s in self.steps:
+            if writer in s.before:
+                s.before.discard(writer)
+                if s is not producer:
+                    s.before.add(producer)
+        self.steps.remove(writer)
+
+    def reaches(self, a: Step, b: Step) -> bool:
+        """Whether `b` must run after `a`."""
+        stack, seen = [b], {b}
+        while stack:
+            s = stack.pop()
+            if s is a:
+                return True
+            for p in s.before:
+                if p not in seen:
+                    seen.add(p)
+                    stack.append(p)
+        return False
+
+    def sorted(self) -> list[Step]:
+        """All steps, each after what it needs; otherwise in graph order."""
+        waiting = {s: {b for b in s.before if b is not s} for s in self.steps}
+        after: dict[Step, list[Step]] = {}
+        for s, before in waiting.items():
+            for b in before:
+                after.setdefault(b, []).append(s)
+        ready = [(s.number, i, s) for i, s in enumerate(self.steps) if not waiting[s]]
+        heapq.heapify(ready)
+        result: list[Step] = []
+        while ready:
+            _, _, step = heapq.heappop(ready)
+            result.append(step)
+            for n in after.get(step, ()):
+                waiting[n].discard(step)
+                if not waiting[n]:
+                    heapq.heappush(ready, (n.number, len(self.steps) + len(result), n))
+        if len(result) != len(self.steps):
+            stuck = [s for s in self.steps if s not in set(result)]
+            names = [o for s in stuck for o in ([s.effect.name] if s.effect else s.group.names)]  # type: ignore[union-attr]
+            raise GraphError("control dependencies", "they form a cycle", received=names)
+        return result
+
+
+def kernel_name(group: Group) -> str:
+    """Kind, up to three op names and the output shape, at most 60 characters."""
+    ops = list(dict.fromkeys(o.op.name for o in group.operations))
+    words = ops if len(ops) <= 3 else [*ops[:2], ops[-1]]
+    shape = "x".join(str(d) for d in group.outputs[0].type.static_shape) if group.outputs else ""
+    return f"{'_'.join(words)}_{shape or 'scalar'}"[:60]
+
+
+def overwrite(lowered: Lowered, value: Tensor, variable: Tensor) -> Lowered | None:
+    """The kernel with the variable's buffer as the buffer of `value`; None where a point of the
+    kernel reads other points of the variable than the one it writes."""
+    kernel = lowered.kernel
+    out = lowered.tensors.index(value)
+    target = next(s for s in kernel.stores if s.param.slot == out)
+    if variable not in lowered.tensors:
+        return lowered
+    old = kernel.params[lowered.tensors.index(variable)]
+    if old.written or old.dtype is not target.param.dtype:
+        return None
+    for store in kernel.stores:
+        for node in walk([store]):
+            if not isinstance(node, Load) or node.param is not old:
+                continue
+            same_point = node.index is target.index and store.ranges == target.ranges
+            if not same_point or node.gate is not None:
+                return None
+    return merge_params(lowered, old, target.param)
+
+
+def merge_params(lowered: Lowered, old: Param, new: Param) -> Lowered:
+    """Drop parameter `old`, loading from `new` instead, and number the rest again."""
+    from niello.core.nodes import Node, transform
+
+    kept = [p for p in lowered.kernel.params if p is not old]
+    memo: dict[Node, Node] = {}
+    params = []
+    for slot, p in enumerate(kept):
+        params.append(Param(slot, p.dtype, p.elements, p.written))
+        memo[p] = params[-1]
+    memo[old] = memo[new]
+    stores = tuple(transform(s, lambda n: n, memo) for s in lowered.kernel.stores)
+    assert all(isinstance(s, Store) for s in stores)
+    tensors = tuple(
+        t for t, p in zip(lowered.tensors, lowered.kernel.params, strict=True) if p is not old
+    )
+    kernel = Kernel(lowered.kernel.name, tuple(params), stores)  # type: ignore[arg-type]
+    return Lowered(kernel, tensors)
+
+
+def is_source(operation: Operation) -> bool:
+    """Whether a tensor of this operation lives in a buffer of its own from the start."""
+    return isinstance(operation.op, (Placeholder, VariableOp))

@@ -1,0 +1,213 @@
+"""The command list of a computation: every tensor gets a place, every step its command."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from niello.graph.structural import Assign, Constant, Placeholder, ReadVariable, VariableOp
+from niello.graph.tensor import Tensor
+from niello.kernel.ir import Kernel
+from niello.passes.computation import Computation
+from niello.runtime.commands import (
+    BufferRef,
+    Command,
+    Copy,
+    Dispatch,
+    Fill,
+    Program,
+    Space,
+    Variable,
+)
+from niello.runtime.target import Limits
+from niello.schedule.horizontal import stitch_sinks
+from niello.schedule.memory import Lifetime, lower_bound, place
+from niello.schedule.order import Order, Step
+from niello.schedule.stitch import Stitcher
+
+
+@dataclass(frozen=True)
+class Scheduled:
+    """A program, and what the scheduler can say about it."""
+
+    program: Program
+    refusals: tuple[str, ...]
+    arena_lower_bound: int
+
+
+def schedule(computation: Computation, limits: Limits, *, fuse: bool = True) -> Scheduled:
+    """Commands and kernels for a computation whose types are static."""
+    stitcher = Stitcher(computation, limits, fuse=fuse)
+    groups = stitcher.run()
+    order = Order(stitcher, groups)
+    if fuse:
+        stitch_sinks(order, limits)
+    assembly = Assembly(computation, order)
+    return Scheduled(assembly.program(), tuple(stitcher.refusals), assembly.lower_bound)
+
+
+class Assembly:
+    """Places of tensors, and the commands made from ordered steps."""
+
+    def __init__(self, computation: Computation, order: Order) -> None:
+        self.computation = computation
+        self.order = order
+        self.steps = order.sorted()
+        self.where: dict[Tensor, BufferRef] = {}
+        self.constants: list[np.ndarray] = []
+        self.variables: list[Tensor] = []
+        self.lifetimes: list[Lifetime] = []
+        self.lower_bound = 0
+        self._sources()
+        self._results()
+        self.arena_bytes = self._arena()
+
+    # --- places
+    def _sources(self) -> None:
+        for i, t in enumerate(self.computation.inputs):
+            self.where[t] = BufferRef(Space.INPUT, i, 0, t.type.bytes)
+        for o in self.order.stitcher.operations:
+            if isinstance(o.op, VariableOp):
+                ref = BufferRef(Space.VARIABLE, len(self.variables), 0, o.outputs[0].type.bytes)
+                self.variables.append(o.outputs[0])
+                self.where.setdefault(o.outputs[0], ref)
+
+    def _constant(self, tensor: Tensor) -> BufferRef:
+        op = tensor.operation.op
+        assert isinstance(op, Constant)
+        ref = BufferRef(Space.CONSTANT, len(self.constants), 0, tensor.type.bytes)
+        self.constants.append(np.ascontiguousarray(op.data.array))
+        self.where[tensor] = ref
+        return ref
+
+    def _results(self) -> None:
+        """Outputs are computed where the caller gets them, in-place assignments in the variable."""
+        for i, t in enumerate(self.computation.targets):
+            computed = t.operation in self.order.step_of and not isinstance(
+                t.operation.op, ReadVariable
+            )
+            if computed and t not in self.where:
+                self.where[t] = BufferRef(Space.OUTPUT, i, 0, t.type.bytes)
+        for step in self.steps:
+            for value, variable in step.in_place.items():
+                self.where[value] = self.where[variable]
+
+    def _arena(self) -> int:
+        """Offsets for everything that has no other place, by lifetime."""
+        last: dict[Tensor, int] = {}
+        first: dict[Tensor, int] = {t: 0 for t in self.order.snapshots}
+        for position, step in enumerate(self.steps):
+            for t in step.reads:
+                last[t] = position
+            for t in self._made(step):
+                if t not in self.where:
+                    first[t] = position
+        for i, t in enumerate(self.computation.targets):
+            if t in first:  # ordered reads that are fetched: copied out at the end
+                last[t] = len(self.steps) + i
+        self.lifetimes = [
+            Lifetime(t, t.type.bytes, start, max(last.get(t, start), start))
+            for t, start in first.items()
+        ]
+        self.lower_bound = lower_bound(self.lifetimes)
+        offsets, total = place(self.lifetimes)
+        for t in first:
+            self.where[t] = BufferRef(Space.ARENA, 0, offsets[t], t.type.bytes)
+        return total
+
+    def _made(self, step: Step) -> list[Tensor]:
+        if step.group is not None:
+            return step.group.outputs
+        assert step.effect is not None
+        return list(step.effect.outputs) if isinstance(step.effect.op, ReadVariable) else []
+
+    def place_of(self, tensor: Tensor) -> BufferRef:
+        found = self.where.get(tensor)
+        return self._constant(tensor) if found is None else found
+
+    # --- commands
+    def program(self) -> Program:
+        commands: list[Command] = []
+        kernels: dict[tuple[object, ...], int] = {}
+        listed: list[Kernel] = []
+        for t in self.computation.inputs:
+            assert isinstance(t.operation.op, Placeholder)
+        for t in self.variables:
+            if t in self.order.snapshots:
+                source = BufferRef(Space.VARIABLE, self.variables.index(t), 0, t.type.bytes)
+                commands += _copy(source, self.where[t])
+            elif t in self.computation.targets:
+                commands += self._deliver(t)
+        for step in self.steps:
+            if step.effect is not None:
+                commands += self._effect(step)
+            else:
+                commands += self._dispatch(step, kernels, listed)
+        for t in dict.fromkeys(self.computation.targets):
+            if t not in self.variables or t in self.order.snapshots:
+                commands += self._deliver(t)
+        return Program(
+            kernels=tuple(listed),
+            commands=tuple(commands),
+            inputs=tuple(t.type for t in self.computation.inputs),
+            outputs=tuple(t.type for t in self.computation.targets),
+            variables=tuple(
+                Variable(t.operation.op.variable, t.type)  # type: ignore[attr-defined]
+                for t in self.variables
+            ),
+            constants=tuple(self.constants),
+            arena_bytes=self.arena_bytes,
+        )
+
+    def _deliver(self, tensor: Tensor) -> list[Command]:
+        """Copy a target to each output that it was not computed into."""
+        commands: list[Command] = []
+        for i, t in enumerate(self.computation.targets):
+            target = BufferRef(Space.OUTPUT, i, 0, t.type.bytes)
+            if t is tensor and self.where.get(t) != target:
+                commands += self._move(tensor, target)
+        return commands
+
+    def _effect(self, step: Step) -> list[Command]:
+        operation = step.effect
+        assert operation is not None
+        if isinstance(operation.op, Assign):
+            index = self.variables.index(operation.inputs[0])
+            target = BufferRef(Space.VARIABLE, index, 0, operation.inputs[0].type.bytes)
+            return self._move(operation.inputs[1], target)
+        variable = operation.inputs[0]
+        index = self.variables.index(variable)
+        source = BufferRef(Space.VARIABLE, index, 0, variable.type.bytes)
+        return _copy(source, self.where[operation.outputs[0]])
+
+    def _move(self, tensor: Tensor, target: BufferRef) -> list[Command]:
+        op = tensor.operation.op
+        if isinstance(op, Constant) and op.data.is_splat and tensor.type.elements:
+            pattern = np.ascontiguousarray(op.data.array.reshape(-1)[:1]).tobytes()
+            return [Fill(target, pattern)] if target.bytes else []
+        return _copy(self.place_of(tensor), target)
+
+    def _dispatch(
+        self, step: Step, kernels: dict[tuple[object, ...], int], listed: list[Kernel]
+    ) -> list[Command]:
+        assert step.lowered is not None and step.group is not None
+        kernel = step.lowered.kernel
+        if not any(p.elements for p in kernel.params if p.written):
+            return []
+        key = (kernel.params, kernel.stores)
+        if key not in kernels:
+            kernels[key] = len(listed)
+            listed.append(kernel)
+        return [
+            Dispatch(
+                kernels[key],
+                tuple(self.place_of(t) for t in step.lowered.tensors),
+                tuple(p.written for p in kernel.params),
+                step.group.names,
+            )
+        ]
+
+
+def _copy(source: BufferRef, target: BufferRef) -> list[Command]:
+    return [Copy(source, target)] if target.bytes and source != target else []

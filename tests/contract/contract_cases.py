@@ -1,0 +1,143 @@
+"""Inputs for the contract tests, made from the samples that every op declares."""
+
+from __future__ import annotations
+
+import itertools
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+import niello.ops  # noqa: F401  (fills the registry)
+from niello.core.dtypes import DType, float32, float64
+from niello.core.types import TensorType
+from niello.graph.graph import GraphDefinition
+from niello.graph.opdef import Op, Sample, Spec, Trait, registry
+from niello.graph.tensor import Tensor
+
+# Relative error allowed between the reference and anything else that computes the same.
+RELATIVE = {"float16": 2e-3, "bfloat16": 1.6e-2, "float32": 2e-5, "float64": 1e-11}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One op with attributes, applied to arrays of one dtype."""
+
+    op: Op
+    number: int
+    dtype: DType
+    sample: Sample
+    arrays: tuple[np.ndarray, ...]
+
+    def __str__(self) -> str:
+        attributes = ", ".join(f"{k}={v}" for k, v in self.op.attributes.items())
+        shapes = ", ".join(f"{a.dtype.name}{list(a.shape)}" for a in self.arrays)
+        return f"{self.op.name}({attributes}) on sample {self.number}: {shapes}"
+
+    @property
+    def types(self) -> tuple[TensorType, ...]:
+        return tuple(TensorType(a.shape, a.dtype) for a in self.arrays)
+
+    def reference(self) -> tuple[np.ndarray, ...]:
+        return self.op.reference_all(*self.arrays)
+
+    def build(self, constant: bool = False) -> tuple[list[Tensor], tuple[Tensor, ...]]:
+        """A graph of just this op: its inputs and its outputs."""
+        graph = GraphDefinition()
+        inputs = self.inputs_in(graph, constant)
+        return inputs, graph.add(self.op, inputs).outputs
+
+    def inputs_in(self, graph: GraphDefinition, constant: bool = False) -> list[Tensor]:
+        if constant:
+            return [graph.constant(a) for a in self.arrays]
+        return [graph.placeholder(a.shape, a.dtype) for a in self.arrays]
+
+
+def operations() -> list[str]:
+    """Names of all ops that compute something."""
+    return sorted(n for n, cls in registry().items() if Trait.STRUCTURAL not in cls.traits)
+
+
+def cases(name: str, keep: Callable[[Sample, DType], bool] | None = None) -> Iterator[Case]:
+    """Every sample of an op in every dtype it is for."""
+    cls = registry()[name]
+    for number, sample in enumerate(cls.samples()):
+        for dtype in dtypes_of(cls, sample):
+            if keep is not None and not keep(sample, dtype):
+                continue
+            arrays = tuple(make(spec, dtype, seed(name, number, i)) for i, spec in enumerate(sample.inputs))
+            yield Case(cls(**sample.attributes), number, dtype, sample, arrays)
+
+
+def dtypes_of(cls: type[Op], sample: Sample) -> list[DType]:
+    """Dtypes of the sample's main inputs; one is enough where no input depends on it."""
+    allowed = list(sample.dtypes or cls.dtypes)
+    given = [a for a in sample.inputs if isinstance(a, np.ndarray)]
+    if any(a.dtype.kind == "f" for a in given):
+        allowed = [d for d in allowed if d.is_float]
+    depends = any(
+        a.dtype.kind == "f" if isinstance(a, np.ndarray) else a.kind in ("main", "distinct")
+        for a in sample.inputs
+    )
+    return allowed if depends else allowed[:1]
+
+
+def seed(*what: object) -> int:
+    return zlib.crc32(repr(what).encode())
+
+
+def make(spec: Spec | np.ndarray, dtype: DType, number: int) -> np.ndarray:
+    """The array that a sample's input stands for; arrays of floats take the case's dtype."""
+    if isinstance(spec, np.ndarray):
+        return spec.astype(dtype.numpy) if spec.dtype.kind == "f" else spec
+    rng = np.random.default_rng(number)
+    size = int(np.prod(spec.shape))
+    if spec.kind == "bool" or (dtype.kind == "bool" and spec.kind in ("main", "distinct")):
+        return rng.integers(0, 2, spec.shape).astype(bool)
+    if spec.kind == "index":
+        return rng.integers(int(spec.low), int(spec.high) + 1, spec.shape).astype(np.int32)
+    target = float32 if spec.kind == "float" else dtype
+    if target.is_float:
+        if spec.kind == "distinct":
+            values = rng.permutation(np.linspace(spec.low, spec.high, size)).reshape(spec.shape)
+        else:
+            values = rng.uniform(spec.low, spec.high, spec.shape)
+        return np.asarray(values).astype(target.numpy)
+    low = max(int(np.ceil(spec.low)), int(target.min))
+    high = max(min(int(np.floor(spec.high)), int(target.max)), low)
+    if spec.kind == "distinct":
+        low = min(low, int(target.max) - size)
+        return (rng.permutation(size) + low).astype(target.numpy).reshape(spec.shape)
+    return rng.integers(low, high, spec.shape, endpoint=True).astype(target.numpy)
+
+
+def differentiable(sample: Sample, dtype: DType) -> bool:
+    """Finite differences are taken in float64 only."""
+    return sample.grad and dtype is float64
+
+
+def mismatch(expected: np.ndarray, found: np.ndarray, tolerance: float = 1.0) -> str | None:
+    """Why two arrays differ beyond rounding, or None."""
+    found = np.asarray(found)
+    if found.shape != expected.shape or found.dtype != expected.dtype:
+        return f"{found.dtype}{list(found.shape)} instead of {expected.dtype}{list(expected.shape)}"
+    relative = RELATIVE.get(expected.dtype.name)
+    if relative is None:
+        return None if np.array_equal(expected, found) else f"{found} instead of {expected}"
+    a, b = expected.astype(np.float64), found.astype(np.float64)
+    limit = relative * tolerance
+    if np.allclose(b, a, rtol=limit, atol=limit, equal_nan=True):
+        return None
+    return f"{found} instead of {expected}"
+
+
+def unknown_forms(types: tuple[TensorType, ...]) -> Iterator[tuple[TensorType, ...]]:
+    """The same types knowing less: each single size unknown, all of one input, all of all."""
+    for i, t in enumerate(types):
+        for axis in range(t.rank or 0):
+            shape = tuple(None if a == axis else d for a, d in enumerate(t.static_shape))
+            yield (*types[:i], TensorType(shape, t.dtype), *types[i + 1 :])
+    free = tuple(TensorType((None,) * (t.rank or 0), t.dtype) for t in types)
+    for chosen in itertools.product(*((False, True) for _ in types)):
+        yield tuple(f if c else t for f, t, c in zip(free, types, chosen, strict=True))

@@ -1,0 +1,100 @@
+"""Random integer expressions for property tests, and their values by direct NumPy."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from hypothesis import strategies as st
+
+from niello.core.dtypes import bool_, int32, int64
+from niello.kernel import ir
+from niello.kernel.interpret import evaluate
+from niello.kernel.ir import Expr, Fn, Param, Range
+
+RANGES = (Range("a", 1), Range("b", 2), Range("c", 3), Range("d", 5), Range("e", 8))
+TABLE = Param(0, int32, 16, False)
+TABLE_VALUES = np.array([3, -7, 0, 5, 1, 2, -1, 9, 100, -100, 4, 4, 6, 8, 15, 12], np.int32)
+
+
+def const(value: int) -> Expr:
+    return ir.Const(value, int64)
+
+
+def _plain(name: str, *args: Expr) -> Expr:
+    """A function as it is, without folding: the rules see more cases."""
+    compares = name in ("lt", "le", "eq", "ne")
+    return Fn(name, args, bool_ if compares else args[-1].dtype)
+
+
+small = st.integers(-6, 12).map(const)
+positive = st.sampled_from([1, 2, 3, 4, 6, 8, 12, 24]).map(const)
+
+
+def _loads(inner: st.SearchStrategy[Expr]) -> st.SearchStrategy[Expr]:
+    def load(x: Expr, gated: bool) -> Expr:
+        inside = _plain("floormod", x, const(16))
+        gate = _plain("lt", x, const(5)) if gated else None
+        return ir.Cast(ir.Load(TABLE, inside, gate), int64)
+
+    return st.builds(load, inner, st.booleans())
+
+
+def _conditions(inner: st.SearchStrategy[Expr]) -> st.SearchStrategy[Expr]:
+    compare = st.builds(_plain, st.sampled_from(["lt", "le", "eq", "ne"]), inner, inner)
+    compare |= st.builds(_plain, st.sampled_from(["lt", "le"]), inner, small)
+    compare |= st.builds(_plain, st.sampled_from(["lt", "le"]), small, inner)
+    return st.recursive(
+        compare,
+        lambda c: st.builds(_plain, st.sampled_from(["and", "and", "or"]), c, c)
+        | st.builds(_plain, st.just("not"), c),
+        max_leaves=5,
+    )
+
+
+def _grow(inner: st.SearchStrategy[Expr]) -> st.SearchStrategy[Expr]:
+    divide = st.sampled_from(["floordiv", "floormod", "truncdiv", "truncmod"])
+    return st.one_of(
+        st.builds(_plain, st.sampled_from(["add", "add", "sub", "min", "max"]), inner, inner),
+        st.builds(_plain, st.just("mul"), inner, small),
+        st.builds(_plain, st.sampled_from(["floordiv", "floormod"]), inner, positive),
+        st.builds(_plain, divide, inner, small),
+        st.builds(_plain, st.just("neg"), inner),
+        st.builds(lambda c, a, b: _plain("where", c, a, b), _conditions(inner), inner, inner),
+        _loads(inner),
+        st.builds(lambda x: ir.Cast(ir.Cast(x, int32), int64), inner),
+    )
+
+
+leaves = st.sampled_from(RANGES) | small
+indices = st.recursive(leaves, _grow, max_leaves=12)
+conditions = _conditions(st.recursive(leaves, _grow, max_leaves=6))
+
+
+@st.composite
+def reshapes(draw: st.DrawFn) -> Expr:
+    """An offset that went through shapes of equal size, as views of views make it."""
+    from niello.kernel.build import ravel, unravel
+
+    sizes = draw(st.lists(st.sampled_from([1, 2, 3, 4]), min_size=2, max_size=4))
+    total = math.prod(sizes)
+    offset: Expr = Range("f", total)
+    if draw(st.booleans()):
+        parts = tuple(Range(f"r{i}", s) for i, s in enumerate(sizes))
+        offset = ravel(parts, sizes)
+    for _ in range(draw(st.integers(1, 3))):
+        shape = draw(st.permutations(sizes))
+        cut = draw(st.integers(1, len(shape)))
+        merged = [math.prod(shape[:cut]), *shape[cut:]]
+        offset = ravel(unravel(offset, merged), merged)
+    return offset
+
+
+def values(e: Expr) -> np.ndarray:
+    """The values of `e` at every point of the ranges it may depend on."""
+    ranges = sorted(ir.free_ranges(e), key=lambda r: r.name)
+    return evaluate(e, ranges, [TABLE_VALUES])
+
+
+def values_over(e: Expr, ranges: tuple[Range, ...]) -> np.ndarray:
+    return evaluate(e, ranges, [TABLE_VALUES])
