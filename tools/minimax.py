@@ -97,6 +97,12 @@ def _erf_exponent(a: mp.mpf) -> mp.mpf:
     return -(-mp.log(mp.erfc(a)) / a - 1)
 
 
+def _tanh_weight(r: mp.mpf) -> mp.mpf:
+    """tanh = h / (1 + h) with h = g (n = 0, r > 0) or 2 g + 1/2 (n = 1, r < 0 is worst)."""
+    g = mp.expm1(2 * r) / 2
+    return r * r / (g * (1 + g)) if r > 0 else r * r / ((g + 0.25) * (1.5 + 2 * g))
+
+
 TABLE: dict[str, Fit] = {
     # exp(r) = 1 + r + r^2 p(r)
     "exp": Fit(
@@ -111,17 +117,18 @@ TABLE: dict[str, Fit] = {
     # (exp(2 r) - 1) / 2 = r + r^2 p(r)
     "tanh": Fit(
         _split_quotient(lambda r: mp.expm1(2 * r) / 2, (0, 1)), -0.1735, 0.1735, tuple(range(5)),
-        lambda r: r * r / (mp.expm1(2 * r) / 2),
+        _tanh_weight,
     ),
     # exp(r) - 1 = r + r^2 p(r)
     "expm1": Fit(
         _split_quotient(mp.exp, (1, 1)), -0.3469, 0.3469, tuple(range(5)),
         lambda r: r * r / mp.expm1(r),
     ),
-    # the same for erf, 1 - exp(n ln 2 + r): results below 1/4 come from n = 0 and r < 0
+    # the same for erf, 1 - exp(n ln 2 + r): small results come from n = 0 and
+    # r < 0; near -1/3 other roundings add up, hence the double weight
     "erf_expm1": Fit(
         _split_quotient(mp.exp, (1, 1)), -0.3469, 0.3469, tuple(range(5)),
-        lambda r: r * r / (mp.expm1(r) if r < 0 else 2 - mp.exp(r)),
+        lambda r: r * r / (mp.expm1(r) / (2 if r < -0.25 else 1) if r < 0 else 2 - mp.exp(r)),
     ),
     # erf(a) = 1 - exp(-a + a p(a))
     "erf": Fit(
@@ -131,6 +138,16 @@ TABLE: dict[str, Fit] = {
     "log": Fit(
         _split_quotient(mp.log1p, (0, 1)), -0.29290, 0.41422, tuple(range(9)),
         lambda f: f * f / mp.log1p(f),
+    ),
+    # log2(1 + f) = f + f p(f)
+    "log2": Fit(
+        _split_quotient(lambda f: mp.log1p(f) / LN2 - f, (0,)), -0.29290, 0.41422,
+        tuple(range(10)), lambda f: f / (mp.log1p(f) / LN2),
+    ),
+    # log10(1 + f) = f / 2 + f p(f)
+    "log10": Fit(
+        _split_quotient(lambda f: mp.log10(1 + f) - f / 2, (0,)), -0.29290, 0.41422,
+        tuple(range(10)), lambda f: f / mp.log10(1 + f),
     ),
 }
 

@@ -112,11 +112,17 @@ def plan(kernel: Kernel, vector_bytes: int = 64) -> Plan:
     for store in kernel.stores:
         simple = _with_value(store, collapse_reductions(store.value, memo))
         groups.setdefault(store.ranges, []).append(simple)
+    ready = []
     for ranges, stores in groups.items():
         if any(s.combine is not None for s in stores):
             maker.result.add(0, Nest(ranges, (Phase((), (), tuple(stores)),)))
         else:
-            maker.group(*collapse_stores(ranges, stores))
+            ready.append(collapse_stores(ranges, stores))
+    # Statistics that are stored as well as used join the nest that uses them: widest first.
+    ready.sort(key=lambda group: -len(group[0]))
+    maker.waiting = ready
+    while maker.waiting:
+        maker.group(*maker.waiting.pop(0))
     return maker.result
 
 
@@ -148,6 +154,13 @@ class _Planner:
         self.result = Plan()
         self.vector_bytes = vector_bytes
         self._count = 0
+        self.waiting: list[tuple[tuple[Range, ...], list[Store]]] = []
+
+    def _joining(self, ranges: tuple[Range, ...]) -> list[Store]:
+        """Stores that wait for a nest over `ranges`; they are taken off the list."""
+        found = [g for g in self.waiting if frozenset(g[0]) == frozenset(ranges)]
+        self.waiting = [g for g in self.waiting if g not in found]
+        return [s for _, stores in found for s in stores]
 
     def buffer(self, like: Expr, elements: int) -> Param:
         """A buffer of our own, with the element type of an expression."""
@@ -170,7 +183,8 @@ class _Planner:
             if split is not None:
                 return split
         rest = tuple(r for r in ranges if r not in outer)
-        phases, kept = phases_of(outer, rest, stores, self.buffer)
+        joined = self._joining(outer) if rest else []
+        phases, kept = phases_of(outer, rest, stores, self.buffer, joined)
         self.result.rows += kept
         self.result.add(stage, Nest(outer, phases))
         return stage
@@ -223,6 +237,7 @@ class _Planner:
             chosen[node] = Load(buffer, index, None)
         stage = 0
         for own, group in made.items():
+            group += self._joining(own)
             stage = max(stage, 1 + self.group(*collapse_stores(own, group)))
         return stage, [replace(s, chosen) for s in stores]  # type: ignore[misc]
 

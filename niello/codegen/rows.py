@@ -77,14 +77,14 @@ def phases_of(
     rest: tuple[Range, ...],
     stores: Sequence[Store],
     buffer: Callable[[Expr, int], Param],
+    joined: Sequence[Store] = (),
 ) -> tuple[tuple[Phase, ...], list[Param]]:
     """The phases at each point of `outer`, and the buffers of what they keep for a row.
 
     `rest` are the ranges of the stores that are not in `outer`; `buffer` makes a buffer with the
-    type of an expression and a number of elements.
+    type of an expression and a number of elements; `joined` are stores at the points of `outer`.
     """
-    bound = frozenset(outer)
-    here = [r for r in placed(store_roots(stores), outer) if free_ranges(r) <= bound]
+    here = placed(store_roots([*stores, *joined]), outer)
     nodes = frozenset(here)
     groups: dict[tuple[int, tuple[int, ...]], list[Expr]] = {}
     for r in here:
@@ -99,6 +99,8 @@ def phases_of(
             for r in group
         )
         phases.append(Phase(ranges, pairs, ()))  # type: ignore[arg-type]
+    if joined:
+        phases.append(Phase((), (), tuple(joined)))
     phases.append(Phase(rest, (), tuple(stores)))
     if rest and len(phases) > 1:
         return _keeping(phases, rest, nodes, buffer)

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from niello.codegen import transcendental_exp as exponential
+from niello.codegen import transcendental_log as logarithm
 from niello.core.dtypes import DType, float32
 from niello.core.errors import UnsupportedDtype
 from niello.core.nodes import Node, transform
@@ -27,6 +28,13 @@ FUNCTIONS: dict[str, Callable[..., Expr]] = {
     "expm1": exponential.expm1,
     "tanh": exponential.tanh,
     "erf": exponential.erf,
+    "log": logarithm.log,
+    "log2": logarithm.log2,
+    "log10": logarithm.log10,
+    "log1p": logarithm.log1p,
+    "asinh": logarithm.asinh,
+    "acosh": logarithm.acosh,
+    "atanh": logarithm.atanh,
 }
 
 

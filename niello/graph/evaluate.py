@@ -41,7 +41,9 @@ def evaluate(
         missing = [t for t in operation.outputs if t not in values]
         if missing:
             found = _run(operation, values)
-            values.update((t, a) for t, a in zip(operation.outputs, found, strict=True) if t in missing)
+            values.update(
+                (t, a) for t, a in zip(operation.outputs, found, strict=True) if t in missing
+            )
     return [values[t] for t in targets]
 
 

@@ -8,10 +8,19 @@ from __future__ import annotations
 
 import math
 
-from niello.core.dtypes import DType, bool_, compute_dtype, float32, float64
+from niello.core.dtypes import DType, bool_, compute_dtype, float32, float64, int64
 from niello.core.nodes import Node, walk
 from niello.core.rewrite import Rule, rewrite, rule
-from niello.kernel.bounds import dtype_bounds, interval, is_false, is_true, linear
+from niello.kernel.bounds import (
+    add_terms,
+    dtype_bounds,
+    interval,
+    is_false,
+    is_true,
+    linear,
+    loads_of,
+    terms_interval,
+)
 from niello.kernel.ir import (
     Cast,
     Const,
@@ -26,7 +35,14 @@ from niello.kernel.ir import (
     substitute,
 )
 from niello.kernel.order import order_key
-from niello.kernel.rules_index import INDEX, index, is_division
+from niello.kernel.rules_index import (
+    INDEX,
+    build,
+    fits,
+    interval_of_sum,
+    is_division,
+    ordered,
+)
 
 # --- casts -----------------------------------------------------------------------------------------
 
@@ -201,14 +217,27 @@ def conjunction(conditions: list[Expr]) -> Expr:
     return const(True, bool_) if result is None else result
 
 
-def range_limit(condition: Expr) -> tuple[Expr, int, int] | None:
-    """(x, 0, c - 1 as an upper limit) of `x < c`, (x, 1, c + 1 as a lower limit) of `c < x`."""
-    if not isinstance(condition, Fn) or condition.name != "lt" or condition.args[0].dtype.is_float:
+Limit = tuple[tuple[tuple[Expr, int], ...], bool, int]
+
+
+def limit_of(condition: Expr) -> Limit | None:
+    """What an int64 comparison says about a sum: (its terms, whether from above, the limit).
+
+    `x < y + 3` is (x - y, True, 2); `4 < x` is (x, False, 5). The first term has a positive factor.
+    """
+    if not isinstance(condition, Fn) or condition.name != "lt":
         return None
     a, b = condition.args
-    if isinstance(b, Const):
-        return a, 0, int(b.value) - 1
-    return (b, 1, int(a.value) + 1) if isinstance(a, Const) else None
+    if a.dtype is not int64 or not fits(interval_of_sum(a)) or not fits(interval_of_sum(b)):
+        return None
+    (left, left_constant), (right, right_constant) = linear(a), linear(b)
+    items = ordered(add_terms(left, right, -1))
+    most = right_constant - left_constant - 1
+    if not items:
+        return None
+    if items[0][1] > 0:
+        return tuple(items), True, most
+    return tuple((t, -c) for t, c in items), False, -most
 
 
 @rule((Fn, "and"))
@@ -216,7 +245,7 @@ def canonical_and(e: Fn) -> Expr | None:
     """b & a & b --> a & b;  x < 5 & x < 9 --> x < 5;  c & not c --> false"""
     if e.dtype is not bool_:
         return None
-    limits: dict[tuple[Expr, int], tuple[int, Expr]] = {}
+    limits: dict[tuple[object, bool], tuple[int, Expr]] = {}
     kept: list[Expr] = []
     found = conjuncts(e)
     for c in found:
@@ -224,17 +253,17 @@ def canonical_and(e: Fn) -> Expr | None:
             return const(False, bool_)
         if is_true(c):
             continue
-        limit = range_limit(c)
+        limit = limit_of(c)
         if limit is None:
             kept.append(c)
             continue
-        x, side, value = limit
-        known = limits.get((x, side))
-        if known is None or (value < known[0] if side == 0 else value > known[0]):
-            limits[x, side] = (value, c)
-    for (x, side), (value, _) in limits.items():
-        other = limits.get((x, 1))
-        if side == 0 and other is not None and other[0] > value:
+        terms, above, value = limit
+        known = limits.get((terms, above))
+        if known is None or (value < known[0] if above else value > known[0]):
+            limits[terms, above] = (value, c)
+    for (terms, above), (value, _) in limits.items():
+        least = limits.get((terms, False))
+        if above and least is not None and least[0] > value:
             return const(False, bool_)
     everything = set(found)
     if any(isinstance(c, Fn) and c.name == "not" and c.args[0] in everything for c in kept):
@@ -309,7 +338,8 @@ def where_is_gate(e: Fn) -> Expr | None:
     while isinstance(value, Cast):
         casts.append(value.dtype)
         value = value.x
-    if not isinstance(value, Load):
+    # A gate that reads memory itself is no cheaper than the load it would save.
+    if not isinstance(value, Load) or (value.gate is None and loads_of(test)):
         return None
     gate = test if value.gate is None else Fn("and", (test, value.gate), bool_)
     result: Expr = Load(value.param, value.index, gate)
@@ -349,31 +379,37 @@ def _may_shrink(e: Expr) -> bool:
 
 
 def under(condition: Expr, e: Expr) -> Expr:
-    """`e` simplified with the limits that `condition` puts on single ranges."""
-    limits: dict[Range, list[int]] = {}
+    """`e` simplified with what `condition` says about sums of ranges.
+
+    A limited sum, such as y + i of 2 <= y + i < 30, becomes a range of its own: y is written as
+    that range + 2 - i, `e` is simplified, and the sum is put back.
+    """
     free = free_ranges(e)
+    limits: dict[tuple[tuple[Expr, int], ...], list[int]] = {}
     for c in conjuncts(condition):
-        limit = range_limit(c)
-        if limit is None or not isinstance(limit[0], Range) or limit[0] not in free:
+        limit = limit_of(c)
+        if limit is None or not any(t in free for t, _ in limit[0]):
             continue
-        r, side, value = limit
-        bounds = limits.setdefault(r, [0, r.extent - 1])
-        if side == 0:
-            bounds[1] = min(bounds[1], value)
-        else:
-            bounds[0] = max(bounds[0], value)
+        bounds = limits.setdefault(limit[0], list(terms_interval(dict(limit[0]), 0)))
+        bounds[1 if limit[1] else 0] = limit[2]
     there: dict[Node, Node] = {}
     back: dict[Node, Node] = {}
-    for r, (low, high) in limits.items():
-        if low > high:
-            return e
-        narrow = Range(f"{r.name}~", high - low + 1)
-        there[r] = fn("add", narrow, index(low)) if narrow.extent > 1 else index(low)
-        back[narrow] = fn("add", r, index(-low))
+    for items, (low, high) in limits.items():
+        chosen = next(
+            (t for t, c in items if isinstance(t, Range) and abs(c) == 1 and t in free and t not in there),
+            None,
+        )
+        if chosen is None or low > high:
+            continue
+        terms = dict(items)
+        sign = terms[chosen]
+        inner = Range(f"{chosen.name}~", high - low + 1)
+        back[inner] = build(terms, -low)
+        solved = add_terms({inner: sign}, {t: c for t, c in items if t is not chosen}, -sign)
+        there[chosen] = build(solved, sign * low)
     if not there:
         return e
-    plain = rewrite(e, INDEX)
-    narrowed = rewrite(substitute(plain, there), INDEX)  # type: ignore[arg-type]
+    narrowed = rewrite(substitute(e, there), INDEX)  # type: ignore[arg-type]
     result = rewrite(substitute(narrowed, back), INDEX)  # type: ignore[arg-type]
     return result if _size(result) < _size(e) else e  # type: ignore[arg-type, return-value]
 

@@ -43,7 +43,7 @@ relu = elementwise(
     NUMBERS,
     numpy=lambda x: np.maximum(x, 0),
     scalar=lambda k, x: k.max(x, 0),
-    grad=lambda g, x, y: select(greater(x, 0.0), g, 0.0),
+    grad=lambda g, x, y: select(greater(y, 0.0), g, 0.0),
     samples=[*_plain, _wide, sample(np.array([np.inf, -np.inf]), grad=False)],
     doc="max(x, 0) for each element; NaN stays NaN. The gradient at 0 is 0.",
 )
@@ -82,7 +82,7 @@ prelu = elementwise(
         sample(real(4), real()),
         sample(real(0, 3), real(3)),
     ],
-    doc="x where x >= 0, else alpha * x, with a tensor alpha that broadcasts (a slope per channel).",
+    doc="x where x >= 0, else alpha * x, with a tensor alpha that broadcasts (one per channel, say).",
 )
 
 
@@ -218,7 +218,7 @@ _gelu_op = elementwise(
         sample(np.array([-120.0, -30.0, 30.0, 120.0]), approximate="tanh", tolerance=4.0),
     ],
     attributes={"approximate": "none"},
-    doc="x times the normal distribution function of x (Hendrycks and Gimpel 2016), or its tanh form.",
+    doc="x times the normal distribution function of x, or its tanh form (Hendrycks, Gimpel 2016).",
     publish=False,
 )
 
@@ -260,7 +260,7 @@ elu = elementwise(
     grad=lambda g, x, y, alpha: select(greater(x, 0.0), g, g * (y + alpha)),
     samples=[*_plain, _wide, sample(real(2, 3), alpha=0.5)],
     attributes={"alpha": 1.0},
-    doc="x where x > 0, else alpha * (exp(x) - 1) (Clevert et al. 2015). The gradient at 0 is alpha.",
+    doc="x where x > 0, else alpha * (exp(x) - 1) (Clevert et al. 2015). Gradient alpha at 0.",
 )
 
 selu = elementwise(

@@ -309,7 +309,7 @@ minimum = elementwise(
     scalar=lambda k, a, b: k.min(a, b),
     grad=_halved_at_ties(less),
     samples=_ORDERED,
-    doc="The smaller of a and b, broadcast; NaN in either gives NaN. Equal operands share the gradient.",
+    doc="The smaller of a and b, broadcast; NaN if either is. Equal operands share the gradient.",
     traits=Trait.COMMUTATIVE,
 )
 
@@ -320,7 +320,7 @@ maximum = elementwise(
     scalar=lambda k, a, b: k.max(a, b),
     grad=_halved_at_ties(lambda a, b: less(b, a)),
     samples=_ORDERED,
-    doc="The larger of a and b, broadcast; NaN in either gives NaN. Equal operands share the gradient.",
+    doc="The larger of a and b, broadcast; NaN if either is. Equal operands share the gradient.",
     traits=Trait.COMMUTATIVE,
 )
 

@@ -16,7 +16,7 @@ from niello.graph.opdef import Op, Sample, Trait, function, real, register, samp
 from niello.graph.tensor import Tensor
 from niello.kernel.build import Builder, Index, Value
 from niello.kernel.ir import Expr
-from niello.ops.define import broadcast_index, half_as_float32
+from niello.ops.define import broadcast_index, check_dtype, half_as_float32
 from niello.ops.movement import (
     LikeOp,
     Movement,
@@ -67,9 +67,12 @@ class BroadcastTo(Movement):
         target = [x.shape[i - lead] if d == -1 else d for i, d in enumerate(self.shape)]
         return TensorType(_broadcast_to(self.name, x.shape, target), x.dtype)
 
-    def specialise(self, x: TensorType) -> Op:
-        """The same op without -1."""
-        return BroadcastTo(self.infer(x).static_shape)
+    def canonical(self, *inputs: Tensor) -> Tensor | None:
+        (x,) = inputs
+        shape = self.infer(x.type).static_shape
+        if x.shape == shape:
+            return x
+        return None if shape == self.shape else apply(BroadcastTo(shape), x)
 
     def reference(self, x: np.ndarray) -> np.ndarray:
         lead = len(self.shape) - x.ndim
@@ -179,6 +182,7 @@ class SumToLike(Op):
     )
 
     def infer(self, x: TensorType, like: TensorType) -> TensorType:
+        check_dtype(self.name, x.dtype, self.dtypes)
         if x.shape is not None and like.shape is not None:
             _broadcast_to(self.name, like.shape, x.shape)
         return TensorType(like.shape, x.dtype)
@@ -191,7 +195,7 @@ class SumToLike(Op):
         def total(a: np.ndarray) -> np.ndarray:
             return np.sum(a, axis=axes, dtype=a.dtype).reshape(like.shape)
 
-        return half_as_float32(total, [x])  # type: ignore[no-any-return]
+        return np.asarray(half_as_float32(total, [x]))
 
     def grad(
         self, gradients: Sequence[Tensor], inputs: Sequence[Tensor], outputs: Sequence[Tensor]
@@ -267,6 +271,11 @@ class Tile(Movement):
     ) -> Sequence[Tensor | None]:
         return [apply(TileGradient(self.multiples), gradients[0], inputs[0])]
 
+    def canonical(self, *inputs: Tensor) -> Tensor | None:
+        (x,) = inputs
+        once = all(m == 1 for m in self.multiples) and len(self.multiples) <= len(x.shape or ())
+        return x if once else None
+
     def lower(self, k: Builder, output: int, index: Index, *inputs: Value) -> Expr:
         (x,) = inputs
         lead = len(index) - len(x.shape)
@@ -317,6 +326,7 @@ class TileSum(Op):
     doc: ClassVar[str] = "Sum of the repeated parts of each axis: what tile repeats, this adds."
 
     def infer(self, x: TensorType) -> TensorType:
+        check_dtype(self.name, x.dtype, self.dtypes)
         if x.shape is None:
             return x
         if len(x.shape) != len(self.multiples) or any(
@@ -335,7 +345,7 @@ class TileSum(Op):
                 a = a.reshape(parts).sum(axis, dtype=a.dtype)
             return a
 
-        return half_as_float32(total, [x])  # type: ignore[no-any-return]
+        return np.asarray(half_as_float32(total, [x]))
 
     def grad(
         self, gradients: Sequence[Tensor], inputs: Sequence[Tensor], outputs: Sequence[Tensor]
@@ -370,6 +380,7 @@ class TileGradient(LikeOp):
     doc: ClassVar[str] = "Gradient of tile: the sum of the repeated parts, in the second's shape."
 
     def infer(self, g: TensorType, like: TensorType) -> TensorType:
+        check_dtype(self.name, g.dtype, self.dtypes)
         return TensorType(like.shape, g.dtype)
 
     def reference(self, g: np.ndarray, like: np.ndarray) -> np.ndarray:

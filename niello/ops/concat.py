@@ -12,7 +12,7 @@ import numpy as np
 from niello.core.errors import AttributeValueError, DTypeError, ShapeError
 from niello.core.shapes import Dim, show
 from niello.core.types import TensorType
-from niello.graph.opdef import Sample, function, plain_function, real, register, sample
+from niello.graph.opdef import Sample, Trait, function, plain_function, real, register, sample
 from niello.graph.tensor import Tensor
 from niello.kernel.build import Builder, Index, Value
 from niello.kernel.ir import Expr
@@ -52,6 +52,7 @@ def _same_dtype(asked: str, types: Sequence[TensorType]) -> None:
 class Concat(Movement):
     axis: int
     name: ClassVar[str] = "concat"
+    traits: ClassVar[Trait] = Trait.MOVEMENT | Trait.MANY_SOURCES
     doc: ClassVar[str] = "The inputs one after the other along an axis. As NumPy concatenate."
 
     def infer(self, *inputs: TensorType) -> TensorType:
@@ -98,6 +99,15 @@ class Concat(Movement):
             return [g.slice([a], [b], axes=[axis]) for a, b in pairwise([0, *ends])]
         found = g.graph.apply(SplitLike(axis), g, *inputs)
         return found if isinstance(found, tuple) else (found,)
+
+    def canonical(self, *inputs: Tensor) -> Tensor | None:
+        axis = known_axis(self.name, self.axis, inputs[0].rank)
+        full = [t for t in inputs if t.type.static_shape[axis] != 0] or [inputs[0]]
+        if len(full) == 1:
+            return full[0]
+        if len(full) == len(inputs) and axis == self.axis:
+            return None
+        return apply(Concat(axis), *full)
 
     def lower(self, k: Builder, output: int, index: Index, *inputs: Value) -> Expr:
         axis = known_axis(self.name, self.axis, len(index))

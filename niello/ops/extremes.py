@@ -86,7 +86,7 @@ class Extreme(Reduction):
         ties = np.array([[1.0, 3.0, 3.0], [2.0, 2.0, 2.0]], np.float32)
         return [
             *axes_samples(kind=distinct),
-            sample(real(3, 0), axes=(1,), keepdims=False),
+            sample(real(3, 0), axes=(1,), keepdims=False, grad=False),
             sample(ties, axes=(1,), keepdims=False, dtypes=(FLOATS[2],), grad=False),
             special_sample(FLOATS[2]),
         ]

@@ -186,7 +186,7 @@ bitwise_left_shift = elementwise(
     scalar=lambda k, a, b: a << b,
     grad=_INTEGER,
     samples=_SHIFTS,
-    doc="Bits of `a` moved up by `b` places, broadcast; 0 when `b` is negative or the width or more.",
+    doc="Bits of `a` moved up by `b` places, broadcast; 0 unless `b` is from 0 to the width.",
 )
 
 bitwise_right_shift = elementwise(

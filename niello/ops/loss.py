@@ -25,7 +25,7 @@ from niello.ops.activation import sigmoid, softplus_expr
 from niello.ops.comparison import greater
 from niello.ops.define import check_dtype, elementwise, half_as_float32, operands, unbroadcast
 from niello.ops.select import clamp, select
-from niello.ops.unary import log, log1p
+from niello.ops.unary import identity, log, log1p
 
 REDUCTIONS = ("none", "sum", "mean")
 # PyTorch's bound on the logarithm of a probability of 0, and on the divisor of its gradient.
@@ -46,11 +46,10 @@ def check_reduction(asked: str, reduction: Any) -> None:
 
 def _finish(loss: Tensor, weights: Any, reduction: str, name: str | None) -> Tensor:
     """Weigh and reduce a loss; the last operation gets the name."""
-    call = opdef.functions()
     weighted = loss if weights is None else loss * weights
     if reduction == "none":
-        return weighted if name is None else call["identity"](weighted, name=name)  # type: ignore[no-any-return]
-    return call[reduction](weighted, name=name)  # type: ignore[no-any-return]
+        return weighted if name is None else identity(weighted, name=name)
+    return opdef.functions()[reduction](weighted, name=name)  # type: ignore[no-any-return]
 
 
 # --- softmax cross-entropy
@@ -241,8 +240,8 @@ def binary_cross_entropy(
 ) -> Tensor:
     """-(target * log(p) + (1 - target) * log(1 - p)) in nats, weighted and reduced.
 
-    `probability` and `target` lie in [0, 1]. Logarithms are held at -100 or above, as in PyTorch, so
-    that the loss is finite at 0 and 1. From logits, `sigmoid_cross_entropy` is more exact.
+    `probability` and `target` lie in [0, 1]. Logarithms are held at -100 or above, as in PyTorch,
+    so that the loss is finite at 0 and 1. From logits, `sigmoid_cross_entropy` is more exact.
 
     Example:
         >>> import niello as nl

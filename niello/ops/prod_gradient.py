@@ -18,7 +18,7 @@ from niello.core.errors import NotDifferentiable
 from niello.core.types import TensorType
 from niello.graph.opdef import Op, Sample, Trait, real, register, sample
 from niello.graph.tensor import Tensor
-from niello.ops.define import cast_to, half_as_float32
+from niello.ops.define import cast_to, check_dtype, half_as_float32
 from niello.ops.movement import apply, known_axes, wide
 
 
@@ -81,6 +81,7 @@ class ProdGradient(Op):
     )
 
     def infer(self, g: TensorType, x: TensorType) -> TensorType:
+        check_dtype(self.name, x.dtype, self.dtypes)
         return x
 
     def reference(self, g: np.ndarray, x: np.ndarray) -> np.ndarray:

@@ -66,9 +66,12 @@ class Reduction(Op):
         """The reduced axes, sorted and non-negative."""
         return known_axes(self.name, self.axes, rank) or ()
 
-    def specialise(self, x: TensorType) -> Op:
-        """The same op with its axes written out."""
-        return dataclasses.replace(self, axes=self.gone(len(x.static_shape)))  # type: ignore[type-var]
+    def canonical(self, *inputs: Tensor) -> Tensor | None:
+        (x,) = inputs
+        axes = self.gone(len(x.type.static_shape))
+        if axes == self.axes:
+            return None
+        return apply(dataclasses.replace(self, axes=axes), x)  # type: ignore[type-var]
 
     def split(self, index: Index, x: Value) -> tuple[list[int], Any]:
         """Extents of the reduced axes, and a function from their ranges to an input element."""
@@ -170,7 +173,9 @@ def spread(
     return apply(Spread(axes, keepdims, divide, correction), x, like)
 
 
-def axes_samples(dtypes: tuple[DType, ...] | None = None, kind: Any = real, **more: Any) -> list[Sample]:
+def axes_samples(
+    dtypes: tuple[DType, ...] | None = None, kind: Any = real, **more: Any
+) -> list[Sample]:
     """Samples that every reduction over axes has."""
     return [
         sample(kind(2, 3), axes=(1,), keepdims=False, dtypes=dtypes, **more),
@@ -187,10 +192,10 @@ def axes_samples(dtypes: tuple[DType, ...] | None = None, kind: Any = real, **mo
 _SPECIAL = np.array([[1.0, np.nan, 2.0], [np.inf, -np.inf, 0.0], [np.inf, 1.0, 2.0]])
 
 
-def special_sample(dtype: DType, **attributes: Any) -> Sample:
+def special_sample(kind: DType, **attributes: Any) -> Sample:
     """NaN and infinity."""
-    array = _SPECIAL.astype(dtype.numpy)
-    return sample(array, dtypes=(dtype,), grad=False, axes=(1,), keepdims=False, **attributes)
+    array = _SPECIAL.astype(kind.numpy)
+    return sample(array, dtypes=(kind,), grad=False, axes=(1,), keepdims=False, **attributes)
 
 
 @register
@@ -311,7 +316,7 @@ class Mean(Reduction):
         return [
             *axes_samples(),
             *axes_samples(correction=1)[:2],
-            sample(real(3, 0), axes=(1,), keepdims=False),
+            sample(real(3, 0), axes=(1,), keepdims=False, grad=False),
             special_sample(FLOATS[2]),
         ]
 

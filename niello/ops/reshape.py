@@ -113,9 +113,17 @@ class Reshape(Movement):
             shapes=(x.shape, self.shape),
         )
 
-    def specialise(self, x: TensorType) -> Op:
-        """The same op without -1."""
-        return Reshape(self.infer(x).static_shape)
+    def canonical(self, *inputs: Tensor) -> Tensor | None:
+        (x,) = inputs
+        shape = self.infer(x.type).static_shape
+        if x.shape == shape:
+            return x
+        if isinstance(x.operation.op, Reshape):
+            return reshape(x.operation.inputs[0], shape)
+        return None if shape == self.shape else reshape(x, shape)
+
+    def push(self, index: Index, source: TensorType, target: TensorType) -> Index | None:
+        return reshape_index(index, source.static_shape, target.static_shape)
 
     def reference(self, x: np.ndarray) -> np.ndarray:
         return np.reshape(x, self.shape)

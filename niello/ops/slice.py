@@ -10,9 +10,9 @@ from typing import Any, ClassVar
 import numpy as np
 
 from niello.core.errors import AttributeValueError, DTypeError, ShapeError
-from niello.core.shapes import Dim, show
+from niello.core.shapes import Dim, merge_shapes, show
 from niello.core.types import TensorType
-from niello.graph.opdef import Op, Sample, function, real, register, sample
+from niello.graph.opdef import Sample, Trait, function, real, register, sample
 from niello.graph.tensor import Tensor
 from niello.kernel.build import Builder, Index, Value
 from niello.kernel.ir import Expr
@@ -126,10 +126,10 @@ class Slice(Windowed):
     def infer(self, x: TensorType) -> TensorType:
         return TensorType(None if x.shape is None else self.window.result(x.shape), x.dtype)
 
-    def specialise(self, x: TensorType) -> Op:
-        """The same op with non-negative bounds."""
-        w = self.window.specialised(x.static_shape)
-        return Slice(w.axes, w.starts, w.ends, w.strides)
+    def canonical(self, *inputs: Tensor) -> Tensor | None:
+        (x,) = inputs
+        w = self.window.specialised(x.type.static_shape)
+        return None if w == self.window else take(x, w)
 
     def reference(self, x: np.ndarray) -> np.ndarray:
         return x[self.window.key(x.ndim)]
@@ -236,78 +236,74 @@ def take(x: Tensor, w: _Window, *, name: str | None = None) -> Tensor:
 @register
 @dataclass(frozen=True)
 class Place(Movement):
-    """The way back of a slice: zeros of `shape`, with the input in the window."""
+    """The way back of a slice: zeros of `shape`, with the input in a window of it."""
 
     shape: tuple[int, ...]
-    starts: tuple[int, ...]  # one for each axis
+    part: tuple[int, ...]  # the shape of the input
+    starts: tuple[int, ...]
     strides: tuple[int, ...]
     name: ClassVar[str] = "place"
     doc: ClassVar[str] = (
         "Zeros of a shape, with the input's element i at start + i * stride: the gradient of slice."
     )
 
-    def infer(self, x: TensorType) -> TensorType:
-        if x.shape is None:
-            return TensorType(self.shape, x.dtype)
-        wrong = len(x.shape) != len(self.shape) or any(
-            d and not (0 <= start < size and 0 <= start + (d - 1) * stride < size)
-            for d, size, start, stride in zip(
-                x.shape, self.shape, self.starts, self.strides, strict=True
-            )
-        )
-        if wrong:
-            raise ShapeError(
-                self.name, "the part does not fit into the whole",
-                received=f"{show(x.shape)} into {show(self.shape)} from {list(self.starts)} by "
-                f"{list(self.strides)}",
-            )
-        return TensorType(self.shape, x.dtype)
+    def runs(self) -> list[range]:
+        """The positions that the input takes along each axis."""
+        return [
+            range(start, start + size * stride, stride)
+            for size, start, stride in zip(self.part, self.starts, self.strides, strict=True)
+        ]
 
-    def _key(self, shape: Sequence[int]) -> tuple[Any, ...]:
-        runs = [range(s, s + d * t, t) for s, d, t in
-                zip(self.starts, shape, self.strides, strict=True)]
-        return tuple(np.ix_(*runs)) if runs else ()
+    def infer(self, x: TensorType) -> TensorType:
+        merge_shapes(x.shape, self.part, self.name)
+        for run, size in zip(self.runs(), self.shape, strict=True):
+            if len(run) and not (0 <= min(run) and max(run) < size):
+                raise ShapeError(
+                    self.name, "the part does not fit into the whole",
+                    received=f"{show(self.part)} into {show(self.shape)}",
+                    advice=f"It starts at {list(self.starts)} and goes by {list(self.strides)}",
+                )
+        return TensorType(self.shape, x.dtype)
 
     def reference(self, x: np.ndarray) -> np.ndarray:
         out = np.zeros(self.shape, x.dtype)
-        if x.size:
-            out[self._key(x.shape)] = x
-        return out
+        if self.shape and x.size:
+            out[np.ix_(*self.runs())] = x
+        return out if self.shape else x
 
     def grad(
         self, gradients: Sequence[Tensor], inputs: Sequence[Tensor], outputs: Sequence[Tensor]
     ) -> Sequence[Tensor | None]:
-        shape = inputs[0].type.static_shape
-        ends = [s + d * t for s, d, t in zip(self.starts, shape, self.strides, strict=True)]
+        runs = [run if len(run) else range(0) for run in self.runs()]
         w = _Window(
-            tuple(range(len(shape))),
-            tuple(s if d else 0 for s, d in zip(self.starts, shape, strict=True)),
-            tuple((e if e >= 0 else None) if d else 0 for e, d in zip(ends, shape, strict=True)),
-            self.strides,
+            tuple(range(len(runs))),
+            tuple(run.start for run in runs),
+            tuple(run.stop if run.stop >= 0 else None for run in runs),
+            tuple(run.step for run in runs),
         )
         return [take(gradients[0], w)]
+
+    def canonical(self, *inputs: Tensor) -> Tensor | None:
+        whole = self.part == self.shape and all(s == 1 for s in self.strides)
+        return inputs[0] if whole else None
 
     def lower(self, k: Builder, output: int, index: Index, *inputs: Value) -> Expr:
         (x,) = inputs
         inside: list[Expr] = []
         source = list(index)
-        for axis, (size, whole, start, stride) in enumerate(
-            zip(x.shape, self.shape, self.starts, self.strides, strict=True)
-        ):
-            if (size, start, stride) == (whole, 0, 1):
-                continue
-            source[axis] = _position(k, index[axis], range(start, start + size * stride, stride),
-                                     whole, inside)
+        for axis, (run, whole) in enumerate(zip(self.runs(), self.shape, strict=True)):
+            if run != range(whole):
+                source[axis] = _position(k, index[axis], run, whole, inside)
         return k.guarded(k.all_of(*inside), lambda: x(*source), 0)
 
     @classmethod
     def samples(cls) -> Sequence[Sample]:
         return [
-            sample(real(2, 3), shape=(4, 3), starts=(1, 0), strides=(1, 1)),
-            sample(real(2, 3), shape=(4, 6), starts=(1, 0), strides=(2, 2)),
-            sample(real(2, 3), shape=(4, 7), starts=(3, 5), strides=(-1, -2)),
-            sample(real(0, 3), shape=(4, 3), starts=(0, 0), strides=(1, 1)),
-            sample(real(2, 3), shape=(2, 3), starts=(0, 0), strides=(1, 1)),
+            sample(real(2, 3), shape=(4, 3), part=(2, 3), starts=(1, 0), strides=(1, 1)),
+            sample(real(2, 3), shape=(4, 6), part=(2, 3), starts=(1, 0), strides=(2, 2)),
+            sample(real(2, 3), shape=(4, 7), part=(2, 3), starts=(3, 5), strides=(-1, -2)),
+            sample(real(0, 3), shape=(4, 3), part=(0, 3), starts=(0, 0), strides=(1, 1)),
+            sample(real(2, 3), shape=(2, 3), part=(2, 3), starts=(0, 0), strides=(1, 1)),
         ]
 
 
@@ -386,7 +382,7 @@ def _place(x: Tensor, shape: Sequence[int], w: _Window) -> Tensor:
     strides = tuple(runs[a].step if a in runs else 1 for a in range(len(shape)))
     if x.shape == tuple(shape) and all(s == 1 for s in strides):
         return x
-    return apply(Place(tuple(shape), starts, strides), x)
+    return apply(Place(tuple(shape), x.type.static_shape, starts, strides), x)
 
 
 def place_like(x: Tensor, like: Tensor, w: _Window) -> Tensor:
@@ -404,6 +400,7 @@ class SliceUpdate(Windowed):
     ends: tuple[Bound, ...]
     strides: tuple[int, ...]
     name: ClassVar[str] = "slice_update"
+    traits: ClassVar[Trait] = Trait.MOVEMENT | Trait.MANY_SOURCES
     doc: ClassVar[str] = "The first input with the second written into a strided window of it."
 
     def infer(self, x: TensorType, update: TensorType) -> TensorType:
@@ -421,10 +418,12 @@ class SliceUpdate(Windowed):
                 )
         return x
 
-    def specialise(self, x: TensorType, update: TensorType) -> Op:
-        """The same op with non-negative bounds."""
-        w = self.window.specialised(x.static_shape)
-        return SliceUpdate(w.axes, w.starts, w.ends, w.strides)
+    def canonical(self, *inputs: Tensor) -> Tensor | None:
+        x, update = inputs
+        w = self.window.specialised(x.type.static_shape)
+        if w == self.window:
+            return None
+        return apply(SliceUpdate(w.axes, w.starts, w.ends, w.strides), x, update)
 
     def reference(self, x: np.ndarray, update: np.ndarray) -> np.ndarray:
         out = x.copy()

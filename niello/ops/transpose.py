@@ -11,7 +11,7 @@ import numpy as np
 from niello.core.errors import ShapeError
 from niello.core.shapes import normalise_axis, show
 from niello.core.types import TensorType
-from niello.graph.opdef import Op, Sample, function, real, register, sample
+from niello.graph.opdef import Sample, function, real, register, sample
 from niello.graph.tensor import Tensor
 from niello.kernel.build import Builder, Index, Value
 from niello.kernel.ir import Expr
@@ -43,9 +43,20 @@ class Transpose(Movement):
             )
         return TensorType([x.shape[a] for a in order], x.dtype)
 
-    def specialise(self, x: TensorType) -> Op:
-        """The same op with its axes written out."""
-        return Transpose(self._order(len(x.static_shape)))
+    def canonical(self, *inputs: Tensor) -> Tensor | None:
+        (x,) = inputs
+        rank = len(x.type.static_shape)
+        order = self._order(rank)
+        if order == tuple(range(rank)):
+            return x
+        inner = x.operation.op
+        if isinstance(inner, Transpose):
+            first = inner._order(rank)
+            return apply(Transpose(tuple(first[a] for a in order)), x.operation.inputs[0])
+        return None if order == self.axes else apply(Transpose(order), x)
+
+    def push(self, index: Index, source: TensorType, target: TensorType) -> Index | None:
+        return tuple(index[a] for a in self._order(len(index)))
 
     def reference(self, x: np.ndarray) -> np.ndarray:
         return np.transpose(x, self.axes)
@@ -161,9 +172,13 @@ class Reverse(Movement):
             known_axes(self.name, self.axes, len(x.shape))
         return x
 
-    def specialise(self, x: TensorType) -> Op:
-        """The same op with its axes written out."""
-        return Reverse(known_axes(self.name, self.axes, len(x.static_shape)))
+    def canonical(self, *inputs: Tensor) -> Tensor | None:
+        (x,) = inputs
+        shape = x.type.static_shape
+        axes = tuple(a for a in known_axes(self.name, self.axes, len(shape)) or () if shape[a] > 1)
+        if not axes:
+            return x
+        return None if axes == self.axes else apply(Reverse(axes), x)
 
     def reference(self, x: np.ndarray) -> np.ndarray:
         return np.flip(x, self.axes)
@@ -173,13 +188,16 @@ class Reverse(Movement):
     ) -> Sequence[Tensor | None]:
         return [apply(self, gradients[0])]
 
+    def _mirror(self, index: Index, shape: Sequence[int]) -> Index:
+        axes = known_axes(self.name, self.axes, len(index)) or ()
+        return tuple(shape[a] - 1 - i if a in axes else i for a, i in enumerate(index))
+
+    def push(self, index: Index, source: TensorType, target: TensorType) -> Index | None:
+        return self._mirror(index, source.static_shape)
+
     def lower(self, k: Builder, output: int, index: Index, *inputs: Value) -> Expr:
         (x,) = inputs
-        axes = known_axes(self.name, self.axes, len(index)) or ()
-        source = [
-            k.index(x.shape[a] - 1) - i if a in axes else i for a, i in enumerate(index)
-        ]
-        return x(*source)
+        return x(*self._mirror(index, x.shape))
 
     @classmethod
     def samples(cls) -> Sequence[Sample]:

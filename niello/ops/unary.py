@@ -301,7 +301,7 @@ round_half_away = elementwise(
     scalar=_round,
     grad=lambda g, x, y: None,
     samples=[sample(real(2, 3)), _special, sample(TIES, grad=False)],
-    doc="The nearest whole number, halves away from zero (C's round); `rint` rounds halves to even.",
+    doc="The nearest whole number, halves away from zero (C's round); `rint` takes the even one.",
 )
 
 

@@ -137,8 +137,6 @@ def _classify(
     if size == 0:
         return Access(tensor, Way.OTHER)
     reuse = outer * inner / size
-    if load.gate is not None:
-        return Access(tensor, Way.OTHER, reuse=reuse)
     if not bound and load.index is store.index and size == outer:
         return Access(tensor, Way.IDENTITY)
     if not bound and 0 < size < outer and outer % size == 0:

@@ -6,12 +6,11 @@ data, control, and "readers of a variable's old value before its assignment".
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from niello.graph.operation import Operation
-from niello.graph.structural import Assign, Placeholder, ReadVariable, VariableOp
+from niello.graph.structural import Assign, ReadVariable
 from niello.graph.tensor import Tensor
 from niello.kernel.ir import Kernel, Load, Param, Store
 from niello.core.errors import GraphError
@@ -31,6 +30,18 @@ class Step:
     before: set[Step] = field(default_factory=set)  # steps that must have run
     # Assignments this kernel makes by writing the variable's buffer: output tensor -> variable.
     in_place: dict[Tensor, Tensor] = field(default_factory=dict)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return self.group.names if self.group is not None else (self.effect.name,)  # type: ignore[union-attr]
+
+    @property
+    def makes(self) -> tuple[Tensor, ...]:
+        """Tensors that this step puts into memory of the arena or the results."""
+        if self.group is not None:
+            return tuple(t for t in self.group.outputs if t not in self.in_place)
+        assert self.effect is not None
+        return self.effect.outputs
 
     @property
     def reads(self) -> tuple[Tensor, ...]:
@@ -159,27 +170,56 @@ class Order:
         return False
 
     def sorted(self) -> list[Step]:
-        """All steps, each after what it needs; otherwise in graph order."""
+        """All steps, each after what it needs.
+
+        Graph order, except that a step that frees at least as much memory as it takes runs as soon
+        as it can: weight gradients free activations while the backward walk goes on.
+        """
         waiting = {s: {b for b in s.before if b is not s} for s in self.steps}
         after: dict[Step, list[Step]] = {}
         for s, before in waiting.items():
             for b in before:
                 after.setdefault(b, []).append(s)
-        ready = [(s.number, i, s) for i, s in enumerate(self.steps) if not waiting[s]]
-        heapq.heapify(ready)
+        memory = _Memory(self.steps, self.targets)
+        ready = [s for s in self.steps if not waiting[s]]
         result: list[Step] = []
         while ready:
-            _, _, step = heapq.heappop(ready)
+            step = min(ready, key=lambda s: (memory.change(s) > 0, s.number))
+            ready.remove(step)
+            memory.run(step)
             result.append(step)
             for n in after.get(step, ()):
                 waiting[n].discard(step)
                 if not waiting[n]:
-                    heapq.heappush(ready, (n.number, len(self.steps) + len(result), n))
+                    ready.append(n)
         if len(result) != len(self.steps):
-            stuck = [s for s in self.steps if s not in set(result)]
-            names = [o for s in stuck for o in ([s.effect.name] if s.effect else s.group.names)]  # type: ignore[union-attr]
+            done = set(result)
+            names = [n for s in self.steps if s not in done for n in s.names]
             raise GraphError("control dependencies", "they form a cycle", received=names)
         return result
+
+
+class _Memory:
+    """Intermediate results alive while steps are put in order."""
+
+    def __init__(self, steps: list[Step], targets: tuple[Tensor, ...]) -> None:
+        self.made = {s: [t for t in s.makes if t not in targets] for s in steps}
+        intermediate = {t for made in self.made.values() for t in made}
+        self.reads = {s: [t for t in set(s.reads) if t in intermediate] for s in steps}
+        self.readers: dict[Tensor, int] = {}
+        for reads in self.reads.values():
+            for t in reads:
+                self.readers[t] = self.readers.get(t, 0) + 1
+
+    def change(self, step: Step) -> int:
+        """Bytes that more are alive after the step than before."""
+        taken = sum(t.type.bytes for t in self.made[step])
+        freed = sum(t.type.bytes for t in self.reads[step] if self.readers[t] == 1)
+        return taken - freed
+
+    def run(self, step: Step) -> None:
+        for t in self.reads[step]:
+            self.readers[t] -= 1
 
 
 def kernel_name(group: Group) -> str:
@@ -229,8 +269,3 @@ def merge_params(lowered: Lowered, old: Param, new: Param) -> Lowered:
     )
     kernel = Kernel(lowered.kernel.name, tuple(params), stores)  # type: ignore[arg-type]
     return Lowered(kernel, tensors)
-
-
-def is_source(operation: Operation) -> bool:
-    """Whether a tensor of this operation lives in a buffer of its own from the start."""
-    return isinstance(operation.op, (Placeholder, VariableOp))

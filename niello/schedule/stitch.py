@@ -10,10 +10,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from niello.core.dtypes import bool_
 from niello.core.shapes import StaticShape
 from niello.graph.opdef import Trait
 from niello.graph.operation import Operation
-from niello.graph.structural import Assign, ReadVariable
+from niello.graph.structural import Assign, Constant, ReadVariable
 from niello.graph.tensor import Tensor
 from niello.passes.computation import Computation
 from niello.runtime.target import Limits
@@ -87,6 +88,12 @@ class Group:
         return ()
 
 
+def is_splat(tensor: Tensor) -> bool:
+    """A constant that repeats one value: an immediate, not memory."""
+    op = tensor.operation.op
+    return isinstance(op, Constant) and op.data.is_splat
+
+
 class Stitcher:
     """Groups the operations of a computation for a back end's limits."""
 
@@ -110,14 +117,19 @@ class Stitcher:
         return needed
 
     def is_view(self, operation: Operation) -> bool:
-        """A movement that nobody needs in memory: its readers compute it from its input."""
+        """Something that nobody needs in memory: its readers compute it from its input.
+
+        Movements, and comparisons of one tensor with a constant (the mask of a ReLU): reading the
+        tensor again costs less than writing and reading the mask beside it.
+        """
+        if not self.fuse or any(t in self.required for t in operation.outputs):
+            return False
         traits = operation.op.traits
-        return (
-            self.fuse
-            and Trait.MOVEMENT in traits
-            and Trait.MANY_SOURCES not in traits
-            and not any(t in self.required for t in operation.outputs)
-        )
+        if Trait.MOVEMENT in traits:
+            return Trait.MANY_SOURCES not in traits
+        if Trait.ELEMENTWISE not in traits or operation.outputs[0].dtype is not bool_:
+            return False
+        return sum(not is_splat(t) for t in operation.inputs) == 1
 
     def is_anchor(self, operation: Operation) -> bool:
         """An operation that is computed by some group (neither structural nor a view)."""

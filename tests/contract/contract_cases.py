@@ -66,7 +66,9 @@ def cases(name: str, keep: Callable[[Sample, DType], bool] | None = None) -> Ite
         for dtype in dtypes_of(cls, sample):
             if keep is not None and not keep(sample, dtype):
                 continue
-            arrays = tuple(make(spec, dtype, seed(name, number, i)) for i, spec in enumerate(sample.inputs))
+            arrays = tuple(
+                make(spec, dtype, seed(name, number, i)) for i, spec in enumerate(sample.inputs)
+            )
             yield Case(cls(**sample.attributes), number, dtype, sample, arrays)
 
 

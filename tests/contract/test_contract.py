@@ -68,7 +68,9 @@ def test_infer_is_type_of_reference(name: str) -> None:
 @each_op
 def test_infer_with_unknown_sizes(name: str) -> None:
     problems = []
-    for case in cases(name, lambda sample, dtype: dtype in (sample.dtypes or registry()[name].dtypes)[:1]):
+    for case in cases(
+        name, lambda sample, dtype: dtype in (sample.dtypes or registry()[name].dtypes)[:1]
+    ):
         static = case.op.infer_all(*case.types)
         forms = list(unknown_forms(case.types))
         forms.append(tuple(TensorType(None, t.dtype) for t in case.types))
@@ -210,7 +212,9 @@ def float_ones(tensors: list[Tensor]) -> list[Tensor]:
     return [t for t in tensors if t.dtype.is_float]
 
 
-def gradient_sums(outputs: list[Tensor], seeds: list[np.ndarray], wanted: list[Tensor]) -> list[Tensor]:
+def gradient_sums(
+    outputs: list[Tensor], seeds: list[np.ndarray], wanted: list[Tensor]
+) -> list[Tensor]:
     """Gradients of sum(seed * output) over all outputs."""
     sums: dict[Tensor, Tensor] = {}
     for output, array in zip(outputs, seeds, strict=True):
@@ -282,7 +286,9 @@ def test_gradient_with_unknown_sizes(name: str) -> None:
             problems.append(f"{case}: {error}")
             continue
         problems += [
-            f"{case}: {text}" for e, f in zip(expected, found, strict=True) if (text := mismatch(e, f))
+            f"{case}: {text}"
+            for e, f in zip(expected, found, strict=True)
+            if (text := mismatch(e, f))
         ]
     report(problems)
 

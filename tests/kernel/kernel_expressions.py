@@ -32,12 +32,19 @@ positive = st.sampled_from([1, 2, 3, 4, 6, 8, 12, 24]).map(const)
 
 
 def _loads(inner: st.SearchStrategy[Expr]) -> st.SearchStrategy[Expr]:
-    def load(x: Expr, gated: bool) -> Expr:
+    def load(x: Expr, gate: Expr | None) -> Expr:
         inside = _plain("floormod", x, const(16))
-        gate = _plain("lt", x, const(5)) if gated else None
         return ir.Cast(ir.Load(TABLE, inside, gate), int64)
 
-    return st.builds(load, inner, st.booleans())
+    def between(x: Expr, low: int, size: int) -> Expr:
+        """A load of x, gated where x is inside a span: what padding makes."""
+        gate = _plain("and", _plain("le", const(low), x), _plain("lt", x, const(low + size)))
+        return load(x, gate)
+
+    return (
+        st.builds(load, inner, st.none() | _conditions(inner))
+        | st.builds(between, inner, st.integers(-3, 3), st.integers(1, 16))
+    )
 
 
 def _conditions(inner: st.SearchStrategy[Expr]) -> st.SearchStrategy[Expr]:

@@ -128,6 +128,19 @@ def test_an_index_uses_what_its_gate_says() -> None:
     assert isinstance(e, Load) and e.index is simplify_expr(y - 1)
 
 
+def test_an_index_uses_what_its_gate_says_about_sums() -> None:
+    kernel_row, row = Range("kernel_row", 5), y + Range("kernel_row", 5) - 2
+    gate = fn("le", 0, row) & fn("lt", row, 28)
+    e = simplify_expr(Load(P, (row * 28 + x) % 784 + kernel_row, gate))
+    assert isinstance(e, Load) and e.index is simplify_expr(row * 28 + x + kernel_row)
+
+
+def test_a_gate_that_loads_stays_a_where() -> None:
+    mask = fn("lt", 0.0, Load(P, x + 100, None))
+    e = fn("where", mask, load(), 0.0)
+    assert simplify_expr(e) is e
+
+
 @pytest.mark.parametrize(
     "before, after",
     [

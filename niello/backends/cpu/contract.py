@@ -1,7 +1,7 @@
 """From a kernel with a Contract to machine code: matmul, convolutions and their gradients.
 
-    contraction_of(kernel)                               the Contract this module can tile, or None
-    emit_contract(module, name, kernel, target, threads) write its functions
+contraction_of(kernel)                               the Contract this module can tile, or None
+emit_contract(module, name, kernel, target, threads) write its functions
 """
 
 from __future__ import annotations
@@ -39,7 +39,9 @@ def emit_contract(
     """
     contract = contraction_of(kernel)
     if contract is None:
-        raise CompilerBug("emit_contract", "not a kernel around one contraction", received=kernel.name)
+        raise CompilerBug(
+            "emit_contract", "not a kernel around one contraction", received=kernel.name
+        )
     return _Bridge(module, name, kernel, target, threads).emit()
 
 
@@ -103,8 +105,14 @@ class _Bridge:
             write(em, node, value, scope)
 
     def _shared(
-        self, f: Function, em: Emitter, place: Place, sums: Value, mask: Value | None,
-        lanes: Range, others: Range,
+        self,
+        f: Function,
+        em: Emitter,
+        place: Place,
+        sums: Value,
+        mask: Value | None,
+        lanes: Range,
+        others: Range,
     ) -> Scope:
         """What the vectors of a tile that differ only in `others` share, written once: a bias."""
         at = place.n if lanes is self.roles.n else place.m

@@ -67,8 +67,10 @@ def contraction_of(kernel: Kernel) -> Contract | None:
         for node in walk([store.index, *([store.gate] if store.gate else [])]):
             if node is contract:
                 return None
-    own = set(first.ranges)
-    if not free_ranges(contract) <= own or any(r.extent == 0 for r in contract.ranges):
+    own = {r for r in first.ranges if r.extent != 1}
+    if not free_ranges(contract) <= set(first.ranges) or any(
+        r.extent == 0 for r in (*contract.ranges, *first.ranges)
+    ):
         return None
     for node in walk([s.value for s in kernel.stores]):
         # A reduction over the contraction needs all of its results at once.
@@ -115,8 +117,12 @@ class _Assignment:
         self.mark = change(self.mark)
         self.stores = [
             Store(
-                s.param, (), change(s.index), change(s.value),
-                None if s.gate is None else change(s.gate), None,
+                s.param,
+                (),
+                change(s.index),
+                change(s.value),
+                None if s.gate is None else change(s.gate),
+                None,
             )
             for s in self.stores
         ]
@@ -147,19 +153,26 @@ class _Assignment:
         n_range, more = self._vector_axis(n)
         m_range, outer = self._row_axis(m)
         # The result varies with the row and lane of a tile even where an axis has one point.
-        self._rewrite({self.mark: _result(self.contract, (*batch, *more, *outer, m_range, n_range))})
+        self._rewrite(
+            {self.mark: _result(self.contract, (*batch, *more, *outer, m_range, n_range))}
+        )
         return Roles(
-            tuple(batch + more), tuple(outer), m_range, n_range,
-            tuple(k) or (Range("contract_k", 1),), self.a, self.b, self.mark, tuple(self.stores),
+            tuple(batch + more),
+            tuple(outer),
+            m_range,
+            n_range,
+            tuple(k) or (Range("contract_k", 1),),
+            self.a,
+            self.b,
+            self.mark,
+            tuple(self.stores),
         )
 
     def _swap(self, m: Sequence[Range], n: Sequence[Range], k: Sequence[Range]) -> bool:
         """Whether the operand called A should be the vector side."""
         if not m or not n:
             return not n
-        contiguous = {
-            r for s in self.stores for r in (*m, *n) if affine(s.index).stride(r) == 1
-        }
+        contiguous = {r for s in self.stores for r in (*m, *n) if affine(s.index).stride(r) == 1}
         points = math.prod(r.extent for r in k)
 
         def cost(vector: Sequence[Range], rows: Sequence[Range], b: Expr, a: Expr) -> float:
@@ -195,7 +208,8 @@ class _Assignment:
         far = 16384 // self.b.param.dtype.itemsize
         position = affine(self.b.index)
         near = [
-            r for r in k[:-1]
+            r
+            for r in k[:-1]
             if r.extent >= 8 and r not in gated and 0 < abs(position.stride(r) or 0) <= far
         ]
         if not near:
@@ -209,8 +223,10 @@ class _Assignment:
         for r in ranges:
             if merged and all(_one_range(e, merged[-1], r) for e in self._expressions()):
                 outer = merged.pop()
-                both = Range(f"contract_{name}{len(merged)}_{outer.extent * r.extent}",
-                             outer.extent * r.extent)
+                both = Range(
+                    f"contract_{name}{len(merged)}_{outer.extent * r.extent}",
+                    outer.extent * r.extent,
+                )
                 self._rewrite({outer: ir.const(0, int64), r: both})
                 r = both
             merged.append(r)
@@ -318,9 +334,7 @@ def _one_in_children(expr: Expr, outer: Range, inner: Range) -> bool:
     return all(_one_range(c, outer, inner) for c in children if isinstance(c, Expr))
 
 
-def _packing(
-    expr: Expr, own: Sequence[Range], k: Sequence[Range], *, transposes: bool
-) -> float:
+def _packing(expr: Expr, own: Sequence[Range], k: Sequence[Range], *, transposes: bool) -> float:
     """Cost per element of packing an operand: low along memory, high where elements are gathered."""
     forms = [affine(n.index) for n in walk([expr]) if isinstance(n, Load)]
     for ranges, price in ((own, 0.1), (k, 0.3 if transposes else 0.1)):

@@ -222,7 +222,9 @@ class Sides:
         extent = self.roles.m.extent
 
         def rows(step: int) -> tuple[int, int]:
-            alive = [m for m in range(extent) if all(a * m + b * step + c >= 0 for a, b, c in parts)]
+            alive = [
+                m for m in range(extent) if all(a * m + b * step + c >= 0 for a, b, c in parts)
+            ]
             # Conditions are half spaces: what holds between two rows that are alive is alive.
             return (alive[0], alive[-1] + 1) if alive else (0, 0)
 

@@ -74,8 +74,14 @@ def find_box(expr: Expr, m: Range, k: tuple[Range, ...], size: int) -> Box | Non
 
 
 def _lay_out(
-    value: Expr, axes: list[Range], position: Range, factors: dict[Range, int], low: int, m: Range,
-    k: tuple[Range, ...], size: int,
+    value: Expr,
+    axes: list[Range],
+    position: Range,
+    factors: dict[Range, int],
+    low: int,
+    m: Range,
+    k: tuple[Range, ...],
+    size: int,
 ) -> Box:
     strides: dict[Range, int] = {}
     step = 1
@@ -84,12 +90,14 @@ def _lay_out(
         step *= r.extent
         if step * size % 2048 == 0:
             step += 64 // size  # rows a multiple of a page's half apart fall into one cache set
-    k_steps = tuple(
-        strides[position] * factors[r] if r in factors else strides[r] for r in k
-    )
+    k_steps = tuple(strides[position] * factors[r] if r in factors else strides[r] for r in k)
     return Box(
-        value, tuple(axes), tuple(strides[r] for r in axes), -low * strides[position],
-        strides[position] * factors[m], k_steps,
+        value,
+        tuple(axes),
+        tuple(strides[r] for r in axes),
+        -low * strides[position],
+        strides[position] * factors[m],
+        k_steps,
     )
 
 

@@ -11,7 +11,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from niello.backends.cpu.gemm_pack import copy_window, pack_a_columns, pack_a_rows, pack_b, transpose
+from niello.backends.cpu.gemm_pack import (
+    copy_window,
+    pack_a_columns,
+    pack_a_rows,
+    pack_b,
+    transpose,
+)
 from niello.backends.cpu.gemm_plan import Plan, make_plan
 from niello.backends.cpu.gemm_tile import KLoop, Rows, Target, Tile, TileCode, emit_tile
 from niello.backends.cpu.gemm_types import (
@@ -101,20 +107,27 @@ class _Emitter:
     def _write_tile(self, name: str, rows: int, live: dict[int, tuple[Rows, ...]]) -> None:
         c, plan = self.c, self.plan
         parameters = [
-            *c.parameters, ("ptr", "a"), ("ptr", "b"), ("ptr", "sums"),
-            *[("i64", n) for n in self.names], ("i64", "m"), ("i64", "n"),
-            ("i64", "k_start"), ("i64", "k_count"), ("i1", "is_first"), ("i1", "is_last"),
+            *c.parameters,
+            ("ptr", "a"),
+            ("ptr", "b"),
+            ("ptr", "sums"),
+            *[("i64", n) for n in self.names],
+            ("i64", "m"),
+            ("i64", "n"),
+            ("i64", "k_start"),
+            ("i64", "k_count"),
+            ("i1", "is_first"),
+            ("i1", "is_last"),
         ]
-        f = self.module.function(
-            name, "void", parameters, internal=True, inline=False
-        )
+        f = self.module.function(name, "void", parameters, internal=True, inline=False)
         get = f.argument
         place = Place(
             tuple(f.arguments[: len(c.parameters)]),
             tuple(get(f"batch{i}") for i in range(len(c.batch))),
             tuple(get(f"outer{i}") for i in range(len(c.outer))),
             tuple(get(f"plane{i}") for i in range(len(c.plane))),
-            get("m"), get("n"),
+            get("m"),
+            get("n"),
         )
         tile = Tile(rows, plan.tile.vectors, plan.tile.width)
         stores = self._column_masks(f, place.n, tile)
@@ -143,7 +156,13 @@ class _Emitter:
         ]
 
     def _k_loops(
-        self, f: Function, place: Place, a: Value, b: Value, k_start: Value, k_count: Value,
+        self,
+        f: Function,
+        place: Place,
+        a: Value,
+        b: Value,
+        k_start: Value,
+        k_count: Value,
         live: dict[int, tuple[Rows, ...]],
     ) -> tuple[Value, Value, list[KLoop]]:
         """The k loops with their trims applied, neighbours merged where both sides allow."""
@@ -166,9 +185,11 @@ class _Emitter:
             if loops and i not in c.trims and self._mergeable(loops[-1], loop):
                 outer = loops.pop()
                 loop = KLoop(
-                    outer.extent * extent if isinstance(outer.extent, int)
+                    outer.extent * extent
+                    if isinstance(outer.extent, int)
                     else f.mul(outer.extent, extent),
-                    loop.a_stride, loop.b_stride,
+                    loop.a_stride,
+                    loop.b_stride,
                 )
             loops.append(loop)
         return a, b, loops
@@ -184,7 +205,11 @@ class _Emitter:
         )
 
     def _finish_tile(
-        self, f: Function, place: Place, tile: Tile, sums: Sequence[Value],
+        self,
+        f: Function,
+        place: Place,
+        tile: Tile,
+        sums: Sequence[Value],
         masks: Sequence[Value | None],
     ) -> None:
         if self.c.finish_along == "m":
@@ -217,7 +242,11 @@ class _Emitter:
                     self.c.finish(f, here.at(n=n), value, mask)
 
     def _finish_block(
-        self, f: Function, place: Place, tile: Tile, sums: Sequence[Value],
+        self,
+        f: Function,
+        place: Place,
+        tile: Tile,
+        sums: Sequence[Value],
         masks: Sequence[Value | None],
     ) -> None:
         """Add what earlier blocks left, then store for the next one or finish."""
@@ -251,7 +280,8 @@ class _Emitter:
         """Write the SPMD function."""
         c, plan = self.c, self.plan
         f = self.module.function(
-            c.name, "void",
+            c.name,
+            "void",
             [*c.parameters, ("ptr", "scratch"), ("i64", "thread"), ("i64", "threads")],
             internal=c.internal,
             inline=False,
@@ -278,8 +308,10 @@ class _Emitter:
         c, plan = self.c, self.plan
         outer = math.prod(c.outer)
         counts = (
-            math.prod(c.batch), -(-plan.panels // plan.chunk_panels),
-            -(-outer // plan.chunk_outer), -(-c.m // plan.chunk_rows),
+            math.prod(c.batch),
+            -(-plan.panels // plan.chunk_panels),
+            -(-outer // plan.chunk_outer),
+            -(-c.m // plan.chunk_rows),
         )
         batch, n_chunk, outer_chunk, m_chunk = self._unravel(f, item, counts)
         place = place.at(batch=self._unravel(f, batch, c.batch))
@@ -289,7 +321,11 @@ class _Emitter:
         o1 = f.smin(f.add(o0, plan.chunk_outer), outer)
         m0 = f.mul(m_chunk, plan.chunk_rows)
         m1 = f.smin(f.add(m0, plan.chunk_rows), c.m)
-        space = (scratch, f.gep("i8", scratch, plan.pack_a), f.gep("i8", scratch, plan.pack_a + plan.pack_b))
+        space = (
+            scratch,
+            f.gep("i8", scratch, plan.pack_a),
+            f.gep("i8", scratch, plan.pack_a + plan.pack_b),
+        )
         if plan.k_blocks == 1:
             block = _KBlock(f.as_value(0), f.as_value(c.k[0]), None, None)
             self._block(f, place, block, space, (p0, p1), (o0, o1), (m0, m1))
@@ -299,20 +335,32 @@ class _Emitter:
             count: Operand = f.as_value(plan.k_chunk)
             if c.k[0] % plan.k_chunk:
                 count = f.smin(f.sub(c.k[0], start), plan.k_chunk)
-            block = _KBlock(
-                start, count, f.icmp("eq", kb, 0), f.icmp("eq", kb, plan.k_blocks - 1)
-            )
+            block = _KBlock(start, count, f.icmp("eq", kb, 0), f.icmp("eq", kb, plan.k_blocks - 1))
             self._block(f, place, block, space, (p0, p1), (o0, o1), (m0, m1))
 
     def _block(
-        self, f: Function, place: Place, block: _KBlock, space: tuple[Value, Value, Value],
-        panels: tuple[Value, Value], outers: tuple[Value, Value], rows: tuple[Value, Value],
+        self,
+        f: Function,
+        place: Place,
+        block: _KBlock,
+        space: tuple[Value, Value, Value],
+        panels: tuple[Value, Value],
+        outers: tuple[Value, Value],
+        rows: tuple[Value, Value],
     ) -> None:
         c, plan = self.c, self.plan
         if isinstance(c.b, Packed):
             pack_b(
-                f, c, c.b, place, space[1], columns=plan.tile.columns, width=plan.tile.width,
-                panels=panels, k_start=block.start, k_count=_plain(block.count),
+                f,
+                c,
+                c.b,
+                place,
+                space[1],
+                columns=plan.tile.columns,
+                width=plan.tile.width,
+                panels=panels,
+                k_start=block.start,
+                k_count=_plain(block.count),
                 k_block=plan.k_block,
             )
         if not c.outer:
@@ -323,8 +371,14 @@ class _Emitter:
             self._rows(f, here, block, space, panels, rows, f.sub(o, outers[0]))
 
     def _rows(
-        self, f: Function, place: Place, block: _KBlock, space: tuple[Value, Value, Value],
-        panels: tuple[Value, Value], rows: tuple[Value, Value], outer_done: Value,
+        self,
+        f: Function,
+        place: Place,
+        block: _KBlock,
+        space: tuple[Value, Value, Value],
+        panels: tuple[Value, Value],
+        rows: tuple[Value, Value],
+        outer_done: Value,
     ) -> None:
         """Blocks of rows of A: prepare each, then go through planes and tiles."""
         c, plan = self.c, self.plan
@@ -336,8 +390,15 @@ class _Emitter:
             self._row_block(f, place, block, space, panels, (m, end), rows[0], outer_done)
 
     def _row_block(
-        self, f: Function, place: Place, block: _KBlock, space: tuple[Value, Value, Value],
-        panels: tuple[Value, Value], rows: tuple[Value, Value], m_origin: Value, outer_done: Value,
+        self,
+        f: Function,
+        place: Place,
+        block: _KBlock,
+        space: tuple[Value, Value, Value],
+        panels: tuple[Value, Value],
+        rows: tuple[Value, Value],
+        m_origin: Value,
+        outer_done: Value,
     ) -> None:
         c, plan = self.c, self.plan
         self._prepare_a(f, place.at(m=rows[0]), block, space[0], rows)
@@ -361,27 +422,49 @@ class _Emitter:
             count = f.sub(rows[1], rows[0])
             if c.a.along == "k":
                 pack_a_rows(
-                    f, c, c.a, place, out, width=width, rows=count, row_stride=self.a_step,
-                    k_start=block.start, k_count=_plain(block.count),
+                    f,
+                    c,
+                    c.a,
+                    place,
+                    out,
+                    width=width,
+                    rows=count,
+                    row_stride=self.a_step,
+                    k_start=block.start,
+                    k_count=_plain(block.count),
                 )
             else:
                 pack_a_columns(
-                    f, c, c.a, place, out, width=width, rows=count, k_stride=self.plan.a_stride,
-                    k_start=block.start, k_count=_plain(block.count),
+                    f,
+                    c,
+                    c.a,
+                    place,
+                    out,
+                    width=width,
+                    rows=count,
+                    k_stride=self.plan.a_stride,
+                    k_start=block.start,
+                    k_count=_plain(block.count),
                 )
 
     def _panel(
-        self, f: Function, place: Place, block: _KBlock, space: tuple[Value, Value, Value],
-        panel: Value, panel_done: Value, rows: tuple[Value, Value], point: Value, m_origin: Value,
+        self,
+        f: Function,
+        place: Place,
+        block: _KBlock,
+        space: tuple[Value, Value, Value],
+        panel: Value,
+        panel_done: Value,
+        rows: tuple[Value, Value],
+        point: Value,
+        m_origin: Value,
     ) -> None:
         """All tiles of one panel: whole ones in a loop, then the rest of the rows."""
         c, plan = self.c, self.plan
         tile = plan.tile
         place = place.at(n=f.mul(panel, tile.columns))
         if isinstance(c.b, Packed):
-            b = f.gep(
-                c.element, space[1], f.mul(panel_done, plan.k_block * tile.columns)
-            )
+            b = f.gep(c.element, space[1], f.mul(panel_done, plan.k_block * tile.columns))
         else:
             b = c.b.address(f, place)
             b = f.gep(c.b.type, b, f.mul(block.start, c.b.k_steps[0]))
@@ -390,8 +473,10 @@ class _Emitter:
             here = place.at(m=m)
             a = self._a_address(f, here, block, space[0], rows[0])
             spot = f.add(
-                f.mul(f.add(f.mul(point, plan.chunk_rows), f.sub(m, m_origin)),
-                      plan.chunk_panels * tile.columns),
+                f.mul(
+                    f.add(f.mul(point, plan.chunk_rows), f.sub(m, m_origin)),
+                    plan.chunk_panels * tile.columns,
+                ),
                 f.mul(panel_done, tile.columns),
             )
             sums = f.gep(c.element, space[2], spot) if plan.k_blocks > 1 else space[2]
@@ -423,14 +508,30 @@ class _Emitter:
         return f.gep(a.type, a.address(f, place), f.mul(block.start, a.k_steps[0]))
 
     def _call(
-        self, f: Function, place: Place, block: _KBlock, tile: tuple[int, int | None], a: Value,
-        b: Value, sums: Value,
+        self,
+        f: Function,
+        place: Place,
+        block: _KBlock,
+        tile: tuple[int, int | None],
+        a: Value,
+        b: Value,
+        sums: Value,
     ) -> None:
         yes = Value("true", "i1", 1)
         arguments = [
-            *place.arguments, a, b, sums, *place.batch, *place.outer, *place.plane, place.m, place.n,
-            f.as_value(block.start), f.as_value(block.count),
-            block.first or yes, block.last or yes,
+            *place.arguments,
+            a,
+            b,
+            sums,
+            *place.batch,
+            *place.outer,
+            *place.plane,
+            place.m,
+            place.n,
+            f.as_value(block.start),
+            f.as_value(block.count),
+            block.first or yes,
+            block.last or yes,
         ]
         f.call(self.tile_function(*tile), "void", arguments, declare=False)
 

@@ -14,7 +14,9 @@ from niello.backends.cpu.llvm_text import Function, Operand, Value, byte_size
 
 
 def k_nest(
-    f: Function, extents: Sequence[Operand], starts: Sequence[Operand],
+    f: Function,
+    extents: Sequence[Operand],
+    starts: Sequence[Operand],
     body: Callable[[tuple[Value, ...], Value], None],
 ) -> None:
     """Loops over all of k but the innermost; `body(indices, flat)` with flat = position of the row so far."""
@@ -47,8 +49,17 @@ def _masked_chunks(
 
 
 def pack_b(
-    f: Function, c: Contraction, side: Packed, place: Place, out: Value, *,
-    columns: int, width: int, panels: tuple[Value, Value], k_start: Operand, k_count: Operand,
+    f: Function,
+    c: Contraction,
+    side: Packed,
+    place: Place,
+    out: Value,
+    *,
+    columns: int,
+    width: int,
+    panels: tuple[Value, Value],
+    k_start: Operand,
+    k_count: Operand,
     k_block: int,
 ) -> None:
     """Panels [first, last) of B for k rows [k_start, k_start + k_count) of the first k loop."""
@@ -72,8 +83,15 @@ def _column_mask(f: Function, c: Contraction, n: Value, columns: int, width: int
 
 
 def _panel_along_n(
-    f: Function, c: Contraction, side: Packed, place: Place, base: Value, columns: int, width: int,
-    extents: Sequence[Operand], starts: Sequence[Operand],
+    f: Function,
+    c: Contraction,
+    side: Packed,
+    place: Place,
+    base: Value,
+    columns: int,
+    width: int,
+    extents: Sequence[Operand],
+    starts: Sequence[Operand],
 ) -> None:
     starts_n = [f.add(place.n, v * width) for v in range(columns // width)]
     masks = [_column_mask(f, c, n, columns, width) for n in starts_n]
@@ -109,8 +127,15 @@ def transpose(f: Function, rows: Sequence[Value]) -> list[Value]:
 
 
 def _panel_along_k(
-    f: Function, c: Contraction, side: Packed, place: Place, base: Value, columns: int, width: int,
-    extents: Sequence[Operand], starts: Sequence[Operand],
+    f: Function,
+    c: Contraction,
+    side: Packed,
+    place: Place,
+    base: Value,
+    columns: int,
+    width: int,
+    extents: Sequence[Operand],
+    starts: Sequence[Operand],
 ) -> None:
     """Read `width` columns along one loop over k, transpose them in registers, store rows of the panel."""
     size = byte_size(c.element)
@@ -157,8 +182,17 @@ def _panel_along_k(
 
 
 def pack_a_rows(
-    f: Function, c: Contraction, side: Packed, place: Place, out: Value, *,
-    width: int, rows: Value, row_stride: int, k_start: Operand, k_count: Operand,
+    f: Function,
+    c: Contraction,
+    side: Packed,
+    place: Place,
+    out: Value,
+    *,
+    width: int,
+    rows: Value,
+    row_stride: int,
+    k_start: Operand,
+    k_count: Operand,
 ) -> None:
     """`rows` rows of A from place.m on, each as k elements in sequence (row_stride elements apart)."""
     extents: list[Operand] = [k_count, *c.k[1:]]
@@ -188,8 +222,17 @@ def pack_a_rows(
 
 
 def pack_a_columns(
-    f: Function, c: Contraction, side: Packed, place: Place, out: Value, *,
-    width: int, rows: Value, k_stride: int, k_start: Operand, k_count: Operand,
+    f: Function,
+    c: Contraction,
+    side: Packed,
+    place: Place,
+    out: Value,
+    *,
+    width: int,
+    rows: Value,
+    k_stride: int,
+    k_start: Operand,
+    k_count: Operand,
 ) -> None:
     """Rows of A as vectors along m: element (m, k) lies at k * k_stride + m."""
     extents: list[Operand] = [k_count, *c.k[1:]]

@@ -89,8 +89,20 @@ def make_plan(c: Contraction, target: Target, tile: Tile | None = None) -> Plan:
         * -(-c.m // chunk_rows)
     )
     return Plan(
-        tile, k_chunk, k_blocks, panels, chunk_panels, chunk_rows, chunk_outer, block_rows, items,
-        k_inner, a_stride, _round_up(pack_a, 64), _round_up(pack_b, 64), _round_up(partial, 64),
+        tile,
+        k_chunk,
+        k_blocks,
+        panels,
+        chunk_panels,
+        chunk_rows,
+        chunk_outer,
+        block_rows,
+        items,
+        k_inner,
+        a_stride,
+        _round_up(pack_a, 64),
+        _round_up(pack_b, 64),
+        _round_up(partial, 64),
     )
 
 

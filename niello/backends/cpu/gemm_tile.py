@@ -26,7 +26,9 @@ class Target:
     l2_bytes: int = 512 << 10
 
     @staticmethod
-    def of_features(features: dict[str, bool], *, l1: int = 32 << 10, l2: int = 512 << 10) -> Target:
+    def of_features(
+        features: dict[str, bool], *, l1: int = 32 << 10, l2: int = 512 << 10
+    ) -> Target:
         """From LLVM's host feature map (``{"avx512f": True, ...}``)."""
         if features.get("avx512f") and features.get("avx512vl") and features.get("avx512dq"):
             return Target(64, 32, True, l1, l2)
@@ -208,8 +210,15 @@ def _unroll(extent: int, size: int) -> int:
 
 
 def _repeat(
-    f: Function, code: TileCode, here: KLoop, count: int, trips: Operand, a: Value, b: Value,
-    acc: Registers, rows: Rows,
+    f: Function,
+    code: TileCode,
+    here: KLoop,
+    count: int,
+    trips: Operand,
+    a: Value,
+    b: Value,
+    acc: Registers,
+    rows: Rows,
 ) -> tuple[Registers, Value, Value]:
     with f.loop(0, trips, 1, [*acc, a, b], unroll=1, vectorize=False, name="k") as loop:
         *inner, pa, pb = loop.carried
@@ -222,7 +231,13 @@ def _repeat(
 
 
 def _steps(
-    f: Function, code: TileCode, here: KLoop, count: int, a: Value, b: Value, acc: Registers,
+    f: Function,
+    code: TileCode,
+    here: KLoop,
+    count: int,
+    a: Value,
+    b: Value,
+    acc: Registers,
     rows: Rows,
 ) -> Registers:
     tile, kind = code.tile, vector(code.accumulate, code.tile.width)

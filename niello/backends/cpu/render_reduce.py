@@ -74,7 +74,8 @@ class Accumulator:
         if scope.mask is not None and lanes(value.type) > 1:
             identity = constant(reduce_identity(self.op, self.dtype), value.type)
             value = em.f.select(scope.mask, value, identity)
-        return [self._combine(state[0], value)]
+        # The new value first: then only one instruction of a NaN-keeping maximum waits for the state.
+        return [self._combine(value, state[0])]
 
     def _shaped(self, value: Value, like: Value) -> Value:
         return value if value.type == like.type else self.em.f.splat(value, like.type)

@@ -1,0 +1,484 @@
+"""Contractions compiled for the CPU against the interpreter, in every form they take."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pytest
+
+from niello.backends.cpu.contract import contraction_of, emit_contract
+from niello.backends.cpu.jit import CpuTarget, compile_object, load_object, select_target
+from niello.backends.cpu.llvm_text import Module
+from niello.core import dtypes as D
+from niello.core.dtypes import DType, int64
+from niello.core.errors import CompilerBug
+from niello.kernel import ir
+from niello.kernel.build import Builder, ravel
+from niello.kernel.interpret import interpret
+from niello.kernel.ir import Contract, Expr, Kernel, Load, Param, Range, Store
+
+Epilogue = Callable[[Expr, Sequence[Param], Sequence[Range]], Expr]
+TARGETS = [t for t in ("host", "avx2", "baseline") if not select_target(t).missing_here()]
+
+
+# --- running ----------------------------------------------------------------------------------
+
+
+def aligned(elements: int, dtype: np.dtype) -> np.ndarray:
+    room = np.zeros(elements * dtype.itemsize + 64, np.uint8)
+    start = -room.ctypes.data % 64
+    return room[start : start + elements * dtype.itemsize].view(dtype)
+
+
+def inputs(kernel: Kernel, seed: int = 0) -> list[np.ndarray]:
+    random = np.random.default_rng(seed)
+    arrays = []
+    for p in kernel.params:
+        array = aligned(p.elements, p.dtype.numpy)
+        if p.dtype.is_float:
+            array[:] = random.standard_normal(p.elements).astype(p.dtype.numpy)
+        else:
+            array[:] = random.integers(-9 if p.dtype.is_signed else 0, 10, p.elements)
+        arrays.append(array)
+    return arrays
+
+
+def run(
+    kernel: Kernel,
+    arrays: Sequence[np.ndarray],
+    *,
+    threads: int = 1,
+    planned: int | None = None,
+    target: CpuTarget | None = None,
+) -> None:
+    """Compile for `planned` threads and play `threads` of them one after the other."""
+    target = target or select_target("host")
+    module = Module(triple=target.triple)
+    made = emit_contract(module, "made", kernel, target, planned or threads)
+    entries = []
+    for n, stage in enumerate(made.stages):
+        parameters = [("ptr", f"b{p.slot}") for p in kernel.params]
+        parameters += [("ptr", "scratch"), ("i64", "thread"), ("i64", "threads")]
+        f = module.function(f"entry{n}", "void", parameters)
+        f.call(stage, "void", f.arguments, declare=False)
+        f.ret()
+        entries.append(f.name)
+    code = load_object(compile_object(module.text(), target, verify=True), target, entries)
+    scratch = aligned(made.shared_bytes + threads * made.thread_bytes + 64, np.dtype(np.uint8))
+    scratch[:] = 0xFF  # NaN wherever something is read before it is written
+    types = [ctypes.c_void_p] * (len(kernel.params) + 1) + [ctypes.c_int64] * 2
+    addresses = [a.ctypes.data for a in arrays]
+    for entry in entries:
+        function = code.function(entry, None, *types)
+        for thread in range(threads):
+            function(*addresses, scratch.ctypes.data, thread, threads)
+
+
+def check(kernel: Kernel, *, tolerance: float = 2e-5, **how: object) -> list[np.ndarray]:
+    """Compare with the interpreter, relative to the largest result."""
+    arrays = inputs(kernel)
+    expected = [a.copy() for a in arrays]
+    interpret(kernel, expected)
+    run(kernel, arrays, **how)  # type: ignore[arg-type]
+    for p, got, want in zip(kernel.params, arrays, expected, strict=True):
+        if not p.written:
+            np.testing.assert_array_equal(got, want)
+        elif p.dtype.is_float:
+            scale = max(1e-6, float(np.abs(want.astype(np.float64)).max(initial=0)))
+            difference = np.abs(got.astype(np.float64) - want.astype(np.float64))
+            assert difference.max(initial=0) <= tolerance * scale
+        else:
+            np.testing.assert_array_equal(got, want)
+    return arrays
+
+
+# --- kernels ----------------------------------------------------------------------------------
+
+
+def matmul(
+    m: int,
+    n: int,
+    k: int,
+    dtype: DType = D.float32,
+    *,
+    accumulate: DType | None = None,
+    out: DType | None = None,
+    a_turned: bool = False,
+    b_turned: bool = False,
+    out_turned: bool = False,
+    batch: int = 1,
+    extra: Sequence[tuple[DType, int]] = (),
+    epilogue: Epilogue | None = None,
+    prologue: Callable[[Expr], Expr] | None = None,
+) -> Kernel:
+    accumulate = accumulate or D.compute_dtype(dtype)
+    out = out or dtype
+    a, b = Param(0, dtype, batch * m * k, False), Param(1, dtype, batch * k * n, False)
+    more = [Param(2 + i, d, size, False) for i, (d, size) in enumerate(extra)]
+    c = Param(2 + len(more), out, batch * m * n, True)
+    g, i, j, r = Range("g", batch), Range("i", m), Range("j", n), Range("r", k)
+    left = g * (m * k) + (r * m + i if a_turned else i * k + r)
+    right = g * (k * n) + (j * k + r if b_turned else r * n + j)
+    x, y = ir.cast(Load(a, left, None), accumulate), ir.cast(Load(b, right, None), accumulate)
+    if prologue is not None:
+        x, y = prologue(x), prologue(y)
+    value: Expr = Contract((r,), x, y, accumulate)
+    if epilogue is not None:
+        value = epilogue(value, more, (g, i, j))
+    spot = g * (m * n) + (j * m + i if out_turned else i * n + j)
+    store = Store(c, (g, i, j), spot, ir.cast(value, out), None, None)
+    return Kernel("matmul", (a, b, *more, c), (store,))
+
+
+class Conv:
+    """The three kernels of a two-dimensional convolution."""
+
+    def __init__(
+        self, size: tuple[int, int, int], channels: tuple[int, int], window: tuple[int, int],
+        *, stride: int = 1, pad: int = 0, dilation: int = 1, groups: int = 1, nhwc: bool = True,
+        hwio: bool = True, dtype: DType = D.float32,
+    ) -> None:
+        self.n, self.h, self.w = size
+        self.c, self.o = channels
+        self.kh, self.kw = window
+        self.stride, self.pad, self.dilation, self.groups = stride, pad, dilation, groups
+        self.nhwc, self.hwio, self.dtype = nhwc, hwio, dtype
+        self.oh = (self.h + 2 * pad - (self.kh - 1) * dilation - 1) // stride + 1
+        self.ow = (self.w + 2 * pad - (self.kw - 1) * dilation - 1) // stride + 1
+
+    def image(self, n: Expr, h: Expr, w: Expr, c: Expr) -> Expr:
+        if self.nhwc:
+            return ravel((n, h, w, c), (self.n, self.h, self.w, self.c))
+        return ravel((n, c, h, w), (self.n, self.c, self.h, self.w))
+
+    def result(self, n: Expr, h: Expr, w: Expr, o: Expr) -> Expr:
+        if self.nhwc:
+            return ravel((n, h, w, o), (self.n, self.oh, self.ow, self.o))
+        return ravel((n, o, h, w), (self.n, self.o, self.oh, self.ow))
+
+    def weight(self, kh: Expr, kw: Expr, c: Expr, o: Expr) -> Expr:
+        inner = self.c // self.groups
+        if self.hwio:
+            return ravel((kh, kw, c, o), (self.kh, self.kw, inner, self.o))
+        return ravel((o, c, kh, kw), (self.o, inner, self.kh, self.kw))
+
+    def params(self, written: int) -> tuple[Param, Param, Param]:
+        sizes = (
+            self.n * self.h * self.w * self.c,
+            self.kh * self.kw * self.c // self.groups * self.o,
+            self.n * self.oh * self.ow * self.o,
+        )
+        made = [Param(i, self.dtype, s, i == written) for i, s in enumerate(sizes)]
+        return made[0], made[1], made[2]
+
+    def element(self, k: Builder, p: Param, inside: Expr, index: Expr) -> Expr:
+        kind = D.compute_dtype(self.dtype)
+        if isinstance(inside, ir.Const):
+            return ir.cast(k.load(p, index), kind)
+        return k.guarded(inside, lambda: ir.cast(k.load(p, index), kind), 0.0)
+
+    def within(self, k: Builder, *pairs: tuple[Expr, int]) -> Expr:
+        zero = ir.const(0, int64)
+        tests = [ir.fn("le", zero, e) for e, _ in pairs] if self.pad else []
+        tests += [ir.fn("lt", e, ir.const(size, int64)) for e, size in pairs] if self.pad else []
+        return k.all_of(*tests)
+
+    def axes(self, names: dict[str, int], *, near: str) -> dict[str, Range]:
+        return {n: Range(f"{near}{n}", e) for n, e in names.items()}
+
+    def forward(self) -> Kernel:
+        k = Builder("r")
+        x, w, y = self.params(2)
+        group = self.c // self.groups
+        n, oh, ow, o = (
+            Range("n", self.n), Range("oh", self.oh), Range("ow", self.ow), Range("o", self.o)
+        )
+        kh, kw, c = k.ranges((self.kh, self.kw, group))
+        ih = oh * self.stride + kh * self.dilation - self.pad
+        iw = ow * self.stride + kw * self.dilation - self.pad
+        channel = c if self.groups == 1 else (o // (self.o // self.groups)) * group + c
+        inside = self.within(k, (ih, self.h), (iw, self.w))
+        a = self.element(k, x, inside, self.image(n, ih, iw, channel))
+        b = ir.cast(k.load(w, self.weight(kh, kw, c, o)), a.dtype)
+        ks = (kh, kw, c) if self.nhwc else (c, kh, kw)
+        value = ir.cast(Contract(ks, a, b, a.dtype), self.dtype)
+        ranges = (n, oh, ow, o) if self.nhwc else (n, o, oh, ow)
+        return Kernel("forward", (x, w, y), (Store(
+            y, ranges, self.result(n, oh, ow, o), value, None, None),))
+
+    def data_gradient(self) -> Kernel:
+        k = Builder("r")
+        x, w, y = self.params(0)
+        n, h, v, c = (
+            Range("n", self.n), Range("h", self.h), Range("w", self.w), Range("c", self.c)
+        )
+        kh, kw, o = k.ranges((self.kh, self.kw, self.o))
+        th, tw = h + self.pad - kh * self.dilation, v + self.pad - kw * self.dilation
+        zero = ir.const(0, int64)
+        tests = [ir.fn("le", zero, th), ir.fn("le", zero, tw)]
+        if self.stride > 1:
+            tests += [ir.fn("eq", t % self.stride, zero) for t in (th, tw)]
+        oh, ow = th // self.stride, tw // self.stride
+        tests += [ir.fn("lt", oh, ir.const(self.oh, int64)), ir.fn("lt", ow, ir.const(self.ow, int64))]
+        a = self.element(k, y, k.all_of(*tests), self.result(n, oh, ow, o))
+        b = ir.cast(k.load(w, self.weight(kh, kw, c, o)), a.dtype)
+        ks = (kh, kw, o) if self.nhwc else (o, kh, kw)
+        value = ir.cast(Contract(ks, a, b, a.dtype), self.dtype)
+        ranges = (n, h, v, c) if self.nhwc else (n, c, h, v)
+        return Kernel("data_gradient", (x, w, y), (Store(
+            x, ranges, self.image(n, h, v, c), value, None, None),))
+
+    def weight_gradient(self) -> Kernel:
+        k = Builder("r")
+        x, w, y = self.params(1)
+        kh, kw, c, o = (
+            Range("kh", self.kh), Range("kw", self.kw), Range("c", self.c), Range("o", self.o)
+        )
+        n, oh, ow = k.ranges((self.n, self.oh, self.ow))
+        ih = oh * self.stride + kh * self.dilation - self.pad
+        iw = ow * self.stride + kw * self.dilation - self.pad
+        inside = self.within(k, (ih, self.h), (iw, self.w))
+        a = self.element(k, x, inside, self.image(n, ih, iw, c))
+        b = ir.cast(k.load(y, self.result(n, oh, ow, o)), a.dtype)
+        value = ir.cast(Contract((n, oh, ow), a, b, a.dtype), self.dtype)
+        ranges = (kh, kw, c, o) if self.hwio else (o, c, kh, kw)
+        return Kernel("weight_gradient", (x, w, y), (Store(
+            w, ranges, self.weight(kh, kw, c, o), value, None, None),))
+
+
+# --- matmul -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("turned", [(False, False), (True, False), (False, True), (True, True)])
+def test_matmul_reads_operands_in_every_layout(target: str, turned: tuple[bool, bool]) -> None:
+    kernel = matmul(37, 50, 70, a_turned=turned[0], b_turned=turned[1])
+    check(kernel, threads=2, target=select_target(target))
+
+
+@pytest.mark.parametrize("shape", [
+    (1, 33, 9), (33, 1, 9), (2, 3, 1), (16, 16, 16), (5, 130, 600), (100, 10, 784),
+    (64, 256, 512), (3, 500, 40),
+])
+@pytest.mark.parametrize("b_turned", [False, True])
+def test_matmul_of_odd_shapes(shape: tuple[int, int, int], b_turned: bool) -> None:
+    check(matmul(*shape, b_turned=b_turned), threads=3)
+
+
+@pytest.mark.parametrize("dtype, accumulate, out, tolerance", [
+    (D.float64, D.float64, D.float64, 1e-14),
+    (D.float16, D.float32, D.float16, 1e-3),
+    (D.bfloat16, D.float32, D.bfloat16, 1e-2),
+    (D.bfloat16, D.float32, D.float32, 2e-5),
+    (D.int8, D.int32, D.int32, 0),
+    (D.uint8, D.int32, D.int32, 0),
+    (D.int32, D.int32, D.int32, 0),
+    (D.int64, D.int64, D.int64, 0),
+])
+@pytest.mark.parametrize("target", TARGETS)
+def test_matmul_element_types(
+    dtype: DType, accumulate: DType, out: DType, tolerance: float, target: str
+) -> None:
+    for turned in (False, True):
+        kernel = matmul(21, 35, 130, dtype, accumulate=accumulate, out=out, b_turned=turned)
+        check(kernel, tolerance=tolerance, threads=2, target=select_target(target))
+
+
+def test_results_in_transposed_order_are_stored_crosswise() -> None:
+    check(matmul(40, 70, 90, out_turned=True), threads=2)
+    check(matmul(7, 33, 300, out_turned=True, b_turned=True))
+
+
+def test_batched_matmul() -> None:
+    check(matmul(20, 33, 17, batch=6, b_turned=True), threads=4)
+    check(matmul(64, 48, 300, batch=3), threads=2)
+
+
+@pytest.mark.parametrize("threads, planned", [(1, 7), (7, 1), (5, 2), (16, 16)])
+def test_any_number_of_threads_may_run_the_code(threads: int, planned: int) -> None:
+    check(matmul(70, 90, 64), threads=threads, planned=planned)
+    conv = Conv((2, 9, 9), (6, 20), (3, 3), pad=1)
+    check(conv.forward(), threads=threads, planned=planned)
+
+
+def test_same_bits_every_time() -> None:
+    kernel = matmul(24, 40, 5000)
+    first = check(kernel, threads=2)
+    second = check(kernel, threads=2)
+    np.testing.assert_array_equal(first[-1], second[-1])
+
+
+def test_nan_and_infinity_stay_where_they_are() -> None:
+    kernel = matmul(20, 40, 30)
+    arrays = inputs(kernel)
+    arrays[0][:] = 0
+    arrays[0][3 * 30 + 7] = np.inf
+    arrays[1][:] = 1
+    arrays[1][7 * 40 + 5] = 0
+    run(kernel, arrays)
+    result = arrays[2].reshape(20, 40)
+    assert np.isnan(result[3, 5]) and np.isposinf(np.delete(result[3], 5)).all()
+    assert (np.delete(result, 3, axis=0) == 0).all()
+
+
+# --- epilogues and prologues ------------------------------------------------------------------
+
+
+def _bias_relu(value: Expr, more: Sequence[Param], at: Sequence[Range]) -> Expr:
+    with_bias = value + Load(more[0], at[2], None)
+    return ir.fn("max", with_bias, ir.const(0.0, D.float32))
+
+
+@pytest.mark.parametrize("shape", [(30, 70, 40), (14, 33, 2000)])
+def test_bias_and_activation(shape: tuple[int, int, int]) -> None:
+    kernel = matmul(*shape, epilogue=_bias_relu, extra=[(D.float32, shape[1])])
+    check(kernel, threads=2)
+
+
+def test_epilogue_of_rows_columns_and_points() -> None:
+    def mixed(value: Expr, more: Sequence[Param], at: Sequence[Range]) -> Expr:
+        _, i, j = at
+        row, column = Load(more[0], i, None), Load(more[1], j, None)
+        point = ir.cast(Load(more[2], i * 45 + j, None), D.float32)
+        return ir.fn("tanh", value * row * 0.1) + column * point + ir.cast(i + j, D.float32)
+
+    extra = [(D.float32, 33), (D.float32, 45), (D.bfloat16, 33 * 45)]
+    for turned in (False, True):
+        kernel = matmul(33, 45, 20, epilogue=mixed, extra=extra, out_turned=turned)
+        check(kernel, threads=2, tolerance=1e-4)
+
+
+def test_update_in_place_reads_what_it_overwrites() -> None:
+    a, b = Param(0, D.float32, 64 * 30, False), Param(1, D.float32, 64 * 50, False)
+    c = Param(2, D.float32, 30 * 50, True)
+    i, j, r = Range("i", 30), Range("j", 50), Range("r", 64)
+    gradient = Contract((r,), Load(a, r * 30 + i, None), Load(b, r * 50 + j, None), D.float32)
+    value = Load(c, i * 50 + j, None) - gradient * 0.01
+    check(Kernel("sgd", (a, b, c), (Store(c, (i, j), i * 50 + j, value, None, None),)), threads=2)
+
+
+def test_several_stores_of_one_sum() -> None:
+    base = matmul(20, 36, 50)
+    (store,) = base.stores
+    sums = Param(2, D.float32, 720, True)
+    positive = Param(3, D.bool_, 720, True)
+    sign = ir.fn("lt", ir.const(0.0, D.float32), store.value)
+    stores = (
+        Store(sums, store.ranges, store.index, ir.fn("exp", store.value * 0.1), None, None),
+        Store(positive, store.ranges, store.index, sign, None, None),
+    )
+    check(Kernel("two", (*base.params[:2], sums, positive), stores), threads=2)
+
+
+def test_store_under_a_gate() -> None:
+    base = matmul(20, 36, 50)
+    (store,) = base.stores
+    gate = ir.fn("lt", store.ranges[2], store.ranges[1] + 3)
+    gated = Store(store.param, store.ranges, store.index, store.value, gate, None)
+    check(Kernel("gated", base.params, (gated,)))
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_operands_computed_while_packing(turned: bool) -> None:
+    def relu_scaled(x: Expr) -> Expr:
+        return ir.fn("max", x * 0.5 + 0.25, ir.const(0.0, D.float32))
+
+    check(matmul(30, 52, 77, prologue=relu_scaled, a_turned=turned, b_turned=turned), threads=2)
+
+
+def test_reduction_inside_an_operand() -> None:
+    a, b = Param(0, D.float32, 12 * 20, False), Param(1, D.float32, 20 * 18, False)
+    c = Param(2, D.float32, 12 * 18, True)
+    i, j, r, s = Range("i", 12), Range("j", 18), Range("r", 20), Range("s", 20)
+    total = ir.Reduce("max", (s,), Load(a, i * 20 + s, None))
+    x = Load(a, i * 20 + r, None) - total
+    value = Contract((r,), x, Load(b, r * 18 + j, None), D.float32)
+    check(Kernel("k", (a, b, c), (Store(c, (i, j), i * 18 + j, value, None, None),)))
+
+
+# --- convolutions -----------------------------------------------------------------------------
+
+FORMS = [
+    {}, {"pad": 1}, {"stride": 2, "pad": 1}, {"pad": 2, "dilation": 2}, {"stride": 3, "pad": 2},
+]
+
+
+@pytest.mark.parametrize("nhwc", [True, False])
+@pytest.mark.parametrize("form", FORMS)
+def test_convolution_and_its_gradients(nhwc: bool, form: dict[str, int]) -> None:
+    conv = Conv((2, 11, 9), (5, 7), (3, 3), nhwc=nhwc, hwio=nhwc, **form)  # type: ignore[arg-type]
+    check(conv.forward(), threads=2)
+    check(conv.data_gradient(), threads=2)
+    check(conv.weight_gradient(), threads=2)
+
+
+@pytest.mark.parametrize("nhwc", [True, False])
+@pytest.mark.parametrize("sizes", [
+    ((3, 14, 14), (32, 40), (5, 5), 2),  # one tile of rows: dead rows are skipped
+    ((2, 28, 28), (1, 32), (5, 5), 2),
+    ((1, 30, 40), (16, 24), (3, 3), 1),  # a window with a border
+    ((2, 7, 7), (64, 33), (3, 3), 1),
+    ((2, 6, 6), (40, 24), (1, 1), 0),
+    ((1, 8, 50), (3, 16), (7, 7), 3),
+])
+def test_convolution_shapes(nhwc: bool, sizes: tuple[object, ...]) -> None:
+    size, channels, window, pad = sizes
+    conv = Conv(size, channels, window, pad=pad, nhwc=nhwc, hwio=nhwc)  # type: ignore[arg-type]
+    check(conv.forward(), threads=2)
+    check(conv.data_gradient(), threads=2)
+    check(conv.weight_gradient(), threads=2)
+
+
+@pytest.mark.parametrize("nhwc", [True, False])
+def test_weights_in_the_other_layout(nhwc: bool) -> None:
+    conv = Conv((2, 12, 12), (16, 20), (3, 3), pad=1, nhwc=nhwc, hwio=not nhwc)
+    check(conv.forward(), threads=2)
+    check(conv.data_gradient())
+    check(conv.weight_gradient())
+
+
+@pytest.mark.parametrize("nhwc", [True, False])
+def test_grouped_convolution(nhwc: bool) -> None:
+    check(Conv((2, 10, 9), (12, 8), (3, 3), pad=1, groups=2, nhwc=nhwc).forward(), threads=2)
+
+
+@pytest.mark.parametrize("dtype, tolerance", [(D.bfloat16, 1e-2), (D.float16, 2e-3)])
+@pytest.mark.parametrize("nhwc", [True, False])
+def test_convolution_of_half_types(dtype: DType, tolerance: float, nhwc: bool) -> None:
+    conv = Conv((2, 14, 20), (17, 18), (3, 3), pad=1, nhwc=nhwc, dtype=dtype)
+    check(conv.forward(), tolerance=tolerance, threads=2)
+    check(conv.data_gradient(), tolerance=tolerance)
+    check(conv.weight_gradient(), tolerance=tolerance)
+
+
+@pytest.mark.parametrize("target", TARGETS[1:])
+@pytest.mark.parametrize("nhwc", [True, False])
+def test_convolution_on_other_targets(target: str, nhwc: bool) -> None:
+    conv = Conv((2, 14, 14), (9, 20), (3, 3), pad=1, nhwc=nhwc, hwio=nhwc)
+    for kernel in (conv.forward(), conv.data_gradient(), conv.weight_gradient()):
+        check(kernel, threads=2, target=select_target(target))
+
+
+# --- what is refused --------------------------------------------------------------------------
+
+
+def test_kernels_that_tiles_do_not_suit_are_refused() -> None:
+    base = matmul(8, 8, 8)
+    (store,) = base.stores
+    accumulating = Store(store.param, store.ranges, store.index, store.value, None, "add")
+    assert contraction_of(Kernel("k", base.params, (accumulating,))) is None
+    r = Range("q", 4)
+    reduced = ir.Reduce("add", (r,), store.value * ir.cast(r, D.float32))
+    assert contraction_of(Kernel("k", base.params, (
+        Store(store.param, store.ranges, store.index, reduced, None, None),))) is None
+    assert contraction_of(matmul(1, 1, 5)) is None  # a dot product is a reduction
+    for empty in ((0, 4, 5), (4, 0, 5), (4, 5, 0)):
+        assert contraction_of(matmul(*empty)) is None
+    plain = Load(base.params[0], store.ranges[1], None)
+    nothing = Kernel("k", base.params, (Store(store.param, store.ranges, store.index, plain, None, None),))
+    assert contraction_of(nothing) is None
+    with pytest.raises(CompilerBug) as caught:
+        emit_contract(Module(), "f", nothing, select_target("host"), 1)
+    assert caught.value.received == "k"
