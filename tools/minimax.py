@@ -149,6 +149,36 @@ TABLE: dict[str, Fit] = {
         _split_quotient(lambda f: mp.log10(1 + f) - f / 2, (0,)), -0.29290, 0.41422,
         tuple(range(10)), lambda f: f / mp.log10(1 + f),
     ),
+    # sinh(r) = r + r^3 p(r^2), cosh(r) = 1 + r^2 p(r^2)
+    "sinh": Fit(
+        lambda r: (mp.sinh(r) / r - 1) / r**2, 0.0, 0.3469, (0, 2, 4),
+        lambda r: r**3 / mp.sinh(r),
+    ),
+    "cosh": Fit(
+        lambda r: (mp.cosh(r) - 1) / r**2, 0.0, 0.3469, (0, 2, 4), lambda r: r * r / mp.cosh(r)
+    ),
+    # sin(r) = r + r^3 p(r^2), cos(r) = 1 - r^2 / 2 + r^4 p(r^2), tan(r) = r + r^3 p(r^2)
+    "sin": Fit(
+        lambda r: (mp.sin(r) / r - 1) / r**2, 0.0, 0.7855, (0, 2, 4),
+        lambda r: r**3 / mp.sin(r),
+    ),
+    "cos": Fit(
+        lambda r: (mp.cos(r) - 1 + r * r / 2) / r**4, 0.0, 0.7855, (0, 2, 4),
+        lambda r: r**4 / mp.cos(r),
+    ),
+    "tan": Fit(
+        lambda r: (mp.tan(r) / r - 1) / r**2, 0.0, 0.7855, (0, 2, 4, 6, 8, 10),
+        lambda r: r**3 / mp.tan(r),
+    ),
+    # atan(r) = r + r^3 p(r^2), asin(r) = r + r^3 p(r^2)
+    "atan": Fit(
+        lambda r: (mp.atan(r) / r - 1) / r**2, 0.0, 1.0, (0, 2, 4, 6, 8, 10, 12, 14),
+        lambda r: r**3 / mp.atan(r),
+    ),
+    "asin": Fit(
+        lambda r: (mp.asin(r) / r - 1) / r**2, 0.0, 0.5, (0, 2, 4, 6, 8),
+        lambda r: r**3 / mp.asin(r),
+    ),
 }
 
 

@@ -15,6 +15,7 @@ from collections.abc import Callable
 
 from niello.codegen import transcendental_exp as exponential
 from niello.codegen import transcendental_log as logarithm
+from niello.codegen import transcendental_trig as circular
 from niello.core.dtypes import DType, float32
 from niello.core.errors import UnsupportedDtype
 from niello.core.nodes import Node, transform
@@ -35,6 +36,9 @@ FUNCTIONS: dict[str, Callable[..., Expr]] = {
     "asinh": logarithm.asinh,
     "acosh": logarithm.acosh,
     "atanh": logarithm.atanh,
+    "sin": circular.sin,
+    "cos": circular.cos,
+    "tan": circular.tan,
 }
 
 

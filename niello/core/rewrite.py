@@ -37,7 +37,9 @@ class Rule:
         self, name: str, function: Callable[..., Any], keys: tuple[Hashable, ...], doc: str
     ) -> None:
         if "-->" not in doc:
-            raise CompilerBug(f"rule {name}", "its docstring needs a picture: before --> after", received=doc)
+            raise CompilerBug(
+                f"rule {name}", "its docstring needs a picture: before --> after", received=doc
+            )
         self.name = name
         self.function = function
         self.keys = keys
@@ -80,7 +82,9 @@ class RuleSet:
             self._tables[keys] = found
         return found
 
-    def fire(self, keys: tuple[Hashable, ...], subject: Any, *context: Any) -> tuple[Rule, Any] | None:
+    def fire(
+        self, keys: tuple[Hashable, ...], subject: Any, *context: Any
+    ) -> tuple[Rule, Any] | None:
         """The first rule that has an answer for `subject`, and the answer. For level-1 passes,
         which walk their graph themselves; `context` goes to the rule as it is."""
         for candidate in self.select(*keys):
@@ -90,10 +94,12 @@ class RuleSet:
         return None
 
 
-def node_keys(node: Node) -> tuple[Hashable, ...]:
+def node_keys(node: Node) -> tuple[Any, ...]:
     """What a node is found by: its class and, where it has a name, (class, name)."""
     cls = type(node)
-    return (cls, (cls, node.name)) if "name" in cls.fields else (cls,)  # type: ignore[attr-defined]
+    if "name" not in cls.fields:
+        return (cls,)
+    return (cls, (cls, getattr(node, "name")))  # noqa: B009
 
 
 def rewrite(root: Node, rules: RuleSet, memo: dict[Node, Node] | None = None) -> Node:
@@ -183,7 +189,10 @@ class _Rewriter:
             return node
         self.fired[node] = found[0].name
         if self.debug:
-            print(f"rewrite {self.rules.name}: {found[0].name}: {node!r} --> {found[1]!r}", file=sys.stderr)
+            print(
+                f"rewrite {self.rules.name}: {found[0].name}: {node!r} --> {found[1]!r}",
+                file=sys.stderr,
+            )
         return found[1]  # type: ignore[no-any-return]
 
     def loop(self, node: Node) -> None:

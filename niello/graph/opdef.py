@@ -189,6 +189,7 @@ class Op:
 
 T = TypeVar("T", bound=Op)
 F = TypeVar("F", bound=Callable[..., Any])
+R = TypeVar("R")
 
 _registry: dict[str, type[Op]] = {}
 
@@ -217,6 +218,22 @@ def register(cls: type[T]) -> type[T]:
 def registry() -> Mapping[str, type[Op]]:
     """All registered operations by name."""
     return _registry
+
+
+_records: dict[str, type[Any]] = {}
+
+
+def record(cls: type[R]) -> type[R]:
+    """Class decorator: a frozen dataclass that ops use as an attribute (see graph/text.py)."""
+    if cls.__name__ in _records:
+        raise CompilerBug(f"record {cls.__name__}", "is registered twice")
+    _records[cls.__name__] = cls
+    return cls
+
+
+def records() -> Mapping[str, type[Any]]:
+    """Registered attribute records by class name."""
+    return _records
 
 
 def not_differentiable(why: str) -> Callable[..., Any]:

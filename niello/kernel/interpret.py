@@ -15,7 +15,7 @@ import numpy as np
 
 from niello.core.dtypes import DType
 from niello.core.errors import CompilerBug
-from niello.core.nodes import Node, walk
+from niello.core.nodes import walk
 from niello.kernel.ir import (
     SCALAR_FUNCTIONS,
     ArgReduce,
@@ -34,6 +34,7 @@ from niello.kernel.ir import (
     free_ranges,
     reduce_identity,
 )
+from niello.kernel.text import print_expr
 
 Array = np.ndarray[Any, Any]
 BUDGET = 64 * 2**20  # bytes that the intermediate values of one block may take, roughly
@@ -121,7 +122,12 @@ class _Evaluator:
         roots: list[Expr] = [e for s in stores for e in (s.index, s.value, s.gate) if e is not None]
         for _ in self.blocks(ranges, roots):
             computed = [
-                (s, self.full(self.value(s.index), ranges), self.full(self.value(s.value), ranges), self.mask(s))
+                (
+                    s,
+                    self.full(self.value(s.index), ranges),
+                    self.full(self.value(s.value), ranges),
+                    self.mask(s),
+                )
                 for s in stores
             ]
             for store, index, value, mask in computed:
@@ -143,9 +149,9 @@ class _Evaluator:
     def check_inside(self, access: Store | Load, index: Array) -> None:
         if index.size and (index.min() < 0 or index.max() >= access.param.elements):
             raise CompilerBug(
-                f"kernel {self.kernel.name}: {type(access).__name__.lower()} of buffer {access.param.slot}",
+                f"kernel {self.kernel.name}: {type(access).__name__} of buffer {access.param.slot}",
                 f"an index is outside its {access.param.elements} elements",
-                received=f"indices from {index.min()} to {index.max()} for {access.index!r}",
+                received=f"{index.min()} to {index.max()} for {print_expr(access.index)}",
             )
 
     # --- axes
@@ -176,23 +182,26 @@ class _Evaluator:
         return _Value(axes, result.astype(dtype.numpy, copy=False))
 
     # --- blocks
-    def cost(self, nodes: Iterable[tuple[Node, frozenset[Range]]]) -> int:
+    def cost(self, nodes: Iterable[tuple[Expr, frozenset[Range]]]) -> int:
         """Bytes of the values of `nodes` under the current blocks."""
         return sum(
-            math.prod(self.extent(r) for r in free) * node.dtype.itemsize  # type: ignore[attr-defined]
-            for node, free in nodes
+            math.prod(self.extent(r) for r in free) * node.dtype.itemsize for node, free in nodes
         )
 
     def blocks(self, ranges: tuple[Range, ...], roots: Sequence[Expr]) -> Iterator[None]:
         """Visit all points of `ranges`, in row-major blocks whose values fit the budget."""
         wanted = frozenset(ranges)
+        for root in roots:
+            free_ranges(root)  # caches the answer of every node below in one walk
         nodes = [
-            (n, free_ranges(n)) for n in walk(roots) if isinstance(n, Expr) and free_ranges(n) & wanted
+            (n, free_ranges(n))
+            for n in walk(roots)
+            if isinstance(n, Expr) and free_ranges(n) & wanted
         ]
         yield from self.split(ranges, nodes)
 
     def split(
-        self, ranges: tuple[Range, ...], nodes: list[tuple[Node, frozenset[Range]]]
+        self, ranges: tuple[Range, ...], nodes: list[tuple[Expr, frozenset[Range]]]
     ) -> Iterator[None]:
         whole = self.cost(nodes)
         if not ranges or whole <= self.budget:
@@ -255,7 +264,9 @@ class _Evaluator:
             return self.arg_reduce(node)
         if isinstance(node, Contract):
             return self.contract(node)
-        raise CompilerBug(f"kernel {self.kernel.name}", "an unknown expression", received=repr(node))
+        raise CompilerBug(
+            f"kernel {self.kernel.name}", "an unknown expression", received=repr(node)
+        )
 
     def load(self, node: Load) -> _Value:
         buffer = self.buffers[node.param.slot]
@@ -336,14 +347,18 @@ class _Evaluator:
 
 
 def _matmul(left: Array, right: Array) -> Array:
-    """A batch of matrix products; integers go through float64 where that is exact."""
-    if left.dtype.kind not in "iu" or not left.size or not right.size:
-        return np.matmul(left, right)
-    bound = float(np.abs(left.astype(np.float64)).max()) * float(np.abs(right.astype(np.float64)).max())
-    if bound * left.shape[-1] >= 2.0**53:
-        return np.matmul(left, right)
-    exact = np.matmul(left.astype(np.float64), right.astype(np.float64))
-    return exact.astype(np.int64).astype(left.dtype)
+    """A batch of matrix products, in a type that NumPy has a fast and exact enough product for."""
+    dtype = left.dtype
+    if dtype.kind not in "iu":
+        small = dtype.itemsize == 2  # half types: sums in float32
+        product = np.matmul(left.astype(np.float32), right.astype(np.float32)) if small else None
+        return np.asarray(np.matmul(left, right) if product is None else product.astype(dtype))
+    if left.size and right.size:
+        largest = [float(np.abs(x.astype(np.float64)).max()) for x in (left, right)]
+        if largest[0] * largest[1] * left.shape[-1] < 2.0**53:  # float64 holds every sum exactly
+            exact = np.matmul(left.astype(np.float64), right.astype(np.float64))
+            return np.asarray(exact.astype(np.int64).astype(dtype))
+    return np.asarray(np.matmul(left, right))
 
 
 def convert(array: Array, dtype: DType) -> Array:

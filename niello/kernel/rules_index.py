@@ -64,7 +64,7 @@ def remainder(terms: Terms, constant: int, by: int) -> Expr:
 
 
 def fits(bounds: Bounds) -> bool:
-    return INT64_MIN <= bounds[0] and bounds[1] <= INT64_MAX
+    return bounds[0] >= INT64_MIN and bounds[1] <= INT64_MAX
 
 
 def scale(terms: Terms, factor: int) -> Terms:
@@ -131,7 +131,7 @@ def recombine(terms: Terms, constant: int) -> Sum:
     return terms, constant
 
 
-# --- quotients and remainders ----------------------------------------------------------------------
+# --- quotients and remainders --------------------------------------------------------------------
 
 
 @rule((Fn, "floordiv"))
@@ -210,9 +210,9 @@ def _divide_quotient(terms: Terms, constant: int, by: int) -> Expr | None:
         inner_terms, inner_constant = linear(inner)
         total = add_terms(rest, inner_terms)
         offset = inner_constant + constant * by_inner
-        if by * by_inner <= INT64_MAX and fits(terms_interval(inner_terms, inner_constant)):
-            if fits(terms_interval(total, offset)):
-                return quotient(total, offset, by * by_inner)
+        moves = [terms_interval(inner_terms, inner_constant), terms_interval(total, offset)]
+        if by * by_inner <= INT64_MAX and all(map(fits, moves)):
+            return quotient(total, offset, by * by_inner)
     return None
 
 
@@ -260,7 +260,9 @@ def _modulo_multiples(terms: Terms, constant: int, by: int) -> Expr | None:
                 continue
         kept = add_terms(kept, {term: factor})
     reduced = {t: residue(c, by) for t, c in kept.items() if c % by}
-    if (reduced == terms and offset % by == constant) or not fits(terms_interval(reduced, offset % by)):
+    if (reduced == terms and offset % by == constant) or not fits(
+        terms_interval(reduced, offset % by)
+    ):
         return None
     return remainder(reduced, offset % by, by)
 
@@ -312,7 +314,7 @@ def decided_extremum(e: Fn) -> Expr | None:
     return None
 
 
-# --- comparisons -----------------------------------------------------------------------------------
+# --- comparisons ---------------------------------------------------------------------------------
 
 
 def _difference(a: Expr, b: Expr) -> Sum:

@@ -30,7 +30,6 @@ from niello.kernel.ir import (
     Range,
     cast,
     const,
-    fn,
     free_ranges,
     substitute,
 )
@@ -44,7 +43,7 @@ from niello.kernel.rules_index import (
     ordered,
 )
 
-# --- casts -----------------------------------------------------------------------------------------
+# --- casts ---------------------------------------------------------------------------------------
 
 
 def lossless(x: Expr, to: DType) -> bool:
@@ -102,7 +101,7 @@ def compare_cast_bool(e: Fn) -> Expr | None:
     return None
 
 
-# --- floats ----------------------------------------------------------------------------------------
+# --- floats --------------------------------------------------------------------------------------
 
 
 def _float_value(e: Expr) -> float | None:
@@ -194,7 +193,7 @@ def small_power(e: Fn) -> Expr | None:
     return Fn("div", (const(1, e.dtype), x), e.dtype) if value == -1 else None
 
 
-# --- conditions --------------------------------------------------------------------------------------
+# --- conditions ----------------------------------------------------------------------------------
 
 
 def conjuncts(condition: Expr) -> list[Expr]:
@@ -217,7 +216,8 @@ def conjunction(conditions: list[Expr]) -> Expr:
     return const(True, bool_) if result is None else result
 
 
-Limit = tuple[tuple[tuple[Expr, int], ...], bool, int]
+Terms = tuple[tuple[Expr, int], ...]
+Limit = tuple[Terms, bool, int]
 
 
 def limit_of(condition: Expr) -> Limit | None:
@@ -245,7 +245,7 @@ def canonical_and(e: Fn) -> Expr | None:
     """b & a & b --> a & b;  x < 5 & x < 9 --> x < 5;  c & not c --> false"""
     if e.dtype is not bool_:
         return None
-    limits: dict[tuple[object, bool], tuple[int, Expr]] = {}
+    limits: dict[tuple[Terms, bool], tuple[int, Expr]] = {}
     kept: list[Expr] = []
     found = conjuncts(e)
     for c in found:
@@ -302,7 +302,7 @@ def negated_condition(e: Fn) -> Expr | None:
     return None
 
 
-# --- where and gates -----------------------------------------------------------------------------------
+# --- where and gates -----------------------------------------------------------------------------
 
 
 @rule((Fn, "where"))
@@ -385,7 +385,7 @@ def under(condition: Expr, e: Expr) -> Expr:
     that range + 2 - i, `e` is simplified, and the sum is put back.
     """
     free = free_ranges(e)
-    limits: dict[tuple[tuple[Expr, int], ...], list[int]] = {}
+    limits: dict[Terms, list[int]] = {}
     for c in conjuncts(condition):
         limit = limit_of(c)
         if limit is None or not any(t in free for t, _ in limit[0]):
@@ -396,7 +396,11 @@ def under(condition: Expr, e: Expr) -> Expr:
     back: dict[Node, Node] = {}
     for items, (low, high) in limits.items():
         chosen = next(
-            (t for t, c in items if isinstance(t, Range) and abs(c) == 1 and t in free and t not in there),
+            (
+                t
+                for t, c in items
+                if isinstance(t, Range) and abs(c) == 1 and t in free and t not in there
+            ),
             None,
         )
         if chosen is None or low > high:
@@ -409,7 +413,7 @@ def under(condition: Expr, e: Expr) -> Expr:
         there[chosen] = build(solved, sign * low)
     if not there:
         return e
-    narrowed = rewrite(substitute(e, there), INDEX)  # type: ignore[arg-type]
+    narrowed = rewrite(substitute(e, there), INDEX)
     result = rewrite(substitute(narrowed, back), INDEX)  # type: ignore[arg-type]
     return result if _size(result) < _size(e) else e  # type: ignore[arg-type, return-value]
 

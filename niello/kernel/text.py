@@ -8,8 +8,8 @@
     }
 
 A range is `name:extent`, a literal is `1.5:float32` (or a bare integer for int64, or true, false),
-`%n` is a shared expression, `b0[i if gate]` a gated load. Loads name their parameter, so a kernel is
-closed: the text says everything, and parsing it gives the same nodes.
+`%n` is a shared expression, `b0[i if gate]` a gated load. The text says everything about a kernel,
+and parsing it gives the same nodes.
 """
 
 from __future__ import annotations
@@ -203,7 +203,9 @@ class _Parser:
             if match is None:
                 line = text.count("\n", 0, at) + 1
                 raise CorruptFile(
-                    "kernel text", f"line {line} cannot be read", received=text[at : at + 30].strip()
+                    "kernel text",
+                    f"line {line} cannot be read",
+                    received=text[at : at + 30].strip(),
                 )
             kind = str(match.lastgroup)
             line = text.count("\n", 0, match.start(kind)) + 1

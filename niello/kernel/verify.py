@@ -64,8 +64,12 @@ class _Verifier:
 
     def store(self, store: Store) -> None:
         self.param(store.param)
-        self.require(store.param.written, "a store goes to a parameter that is read only", store.param)
-        self.require(store.combine is None or store.combine in REDUCE_OPS, "unknown combine", store.combine)
+        self.require(
+            store.param.written, "a store goes to a parameter that is read only", store.param
+        )
+        self.require(
+            store.combine is None or store.combine in REDUCE_OPS, "unknown combine", store.combine
+        )
         scope = self.bind(store.ranges, frozenset(), store)
         self.expr(store.value, scope)
         self.require(
@@ -83,7 +87,7 @@ class _Verifier:
             self.expr(access.gate, scope)
             self.require(access.gate.dtype is bool_, "a gate is not bool", access.gate.dtype)
             return
-        # The bounds of a sum are exact where it is linear in its ranges; otherwise they say too much.
+        # Bounds are exact where the index is linear in its ranges; otherwise they may be too wide.
         terms, constant = linear(access.index)
         if any(r.extent == 0 for r in scope) or not all(isinstance(t, Range) for t in terms):
             return
@@ -98,15 +102,21 @@ class _Verifier:
     def param(self, param: Param) -> None:
         known = self.kernel.params
         self.require(
-            param.slot < len(known) and known[param.slot] is param, "not a parameter of this kernel", param
+            param.slot < len(known) and known[param.slot] is param,
+            "not a parameter of this kernel",
+            param,
         )
 
-    def bind(self, ranges: tuple[Node, ...], scope: frozenset[Range], node: object) -> frozenset[Range]:
+    def bind(
+        self, ranges: tuple[Node, ...], scope: frozenset[Range], node: object
+    ) -> frozenset[Range]:
         for r in ranges:
             self.require(isinstance(r, Range), "something else is bound as a range", node)
             self.require(r.extent >= 0, "a range has a negative extent", r)  # type: ignore[attr-defined]
         names = [r.name for r in (*scope, *ranges)]  # type: ignore[attr-defined]
-        self.require(len(set(names)) == len(names), "a range is bound twice, or two share a name", node)
+        self.require(
+            len(set(names)) == len(names), "a range is bound twice, or two share a name", node
+        )
         return scope.union(ranges)  # type: ignore[arg-type]
 
     # --- expressions
@@ -165,7 +175,11 @@ class _Verifier:
         inner = self.bind(node.ranges, scope, node)
         self.require(bool(node.ranges), "a reduction over no ranges", node)
         if isinstance(node, Contract):
-            self.require(node.dtype.kind in ("int", "uint", "float"), "a contraction in this dtype", node.dtype)
+            self.require(
+                node.dtype.kind in ("int", "uint", "float"),
+                "a contraction in this dtype",
+                node.dtype,
+            )
             self.expr(node.a, inner)
             self.expr(node.b, inner)
             return

@@ -82,7 +82,7 @@ prelu = elementwise(
         sample(real(4), real()),
         sample(real(0, 3), real(3)),
     ],
-    doc="x where x >= 0, else alpha * x, with a tensor alpha that broadcasts (one per channel, say).",
+    doc="x where x >= 0, else alpha * x, with a tensor alpha that broadcasts (per channel, say).",
 )
 
 

@@ -49,7 +49,7 @@ class Cast(Op):
     traits: ClassVar[Trait] = Trait.ELEMENTWISE
     dtypes: ClassVar[tuple[DType, ...]] = ALL
     doc: ClassVar[str] = (
-        "Each element in another dtype: floats become integers by truncation, NaN 0; out of range saturates; "
+        "Each element in another dtype: floats become integers by truncation, saturating, NaN 0; "
         "integers wrap; anything but zero is true."
     )
 

@@ -17,7 +17,7 @@ from niello.core.dtypes import NUMBERS, DType
 from niello.core.errors import ShapeError
 from niello.core.shapes import Shape, show
 from niello.core.types import TensorType
-from niello.graph.opdef import Op, Sample, Trait, real, register, sample
+from niello.graph.opdef import Op, Sample, Trait, real, record, register, sample
 from niello.graph.tensor import Tensor
 from niello.kernel import ir
 from niello.kernel.build import Builder, Index, Value
@@ -27,6 +27,7 @@ from niello.ops.matmul import accumulator
 from niello.ops.window import Layout, Window, inside, visit_windows
 
 
+@record
 @dataclass(frozen=True)
 class WeightsLayout:
     """Axis letters of weights, such as "HWIO": O output channels, I input channels of a group."""
@@ -53,6 +54,7 @@ class WeightsLayout:
         return tuple(result)
 
 
+@record
 @dataclass(frozen=True)
 class ConvolutionSettings:
     """What the three ops share."""

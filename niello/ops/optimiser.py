@@ -220,10 +220,13 @@ def rmsprop(
         "rmsprop", value, learning_rate, decay, epsilon, mu, weight_decay
     )
     slope = _decayed(value, gradient, shrink)
-    new_mean, new_square = _moments(keep, keep, slope if mean is None else mean, mean_square, slope)
-    spread = new_square if mean is None else new_square - square(new_mean)
+    new_square = spread = mean_square * keep + square(slope) * (1.0 - keep)
+    extra: tuple[Tensor, ...] = ()
+    if mean is not None:
+        extra = (mean * keep + slope * (1.0 - keep),)
+        # A constant gradient leaves a difference of 0, which rounding may take below it.
+        spread = maximum(new_square - square(extra[0]), 0.0)
     along = slope / (sqrt(spread) + eps)
-    extra = () if mean is None else (new_mean,)
     if velocity is None:
         return (value - along * rate, new_square, *extra)
     new_velocity = velocity * factor + along

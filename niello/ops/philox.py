@@ -8,7 +8,6 @@ every element can be computed by itself, and on every device to the same bits.
 
 from __future__ import annotations
 
-
 import numpy as np
 
 from niello.core.dtypes import uint32

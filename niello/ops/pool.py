@@ -14,7 +14,7 @@ from niello.core.errors import AttributeValueError, ShapeError
 from niello.core.shapes import show
 from niello.core.types import TensorType
 from niello.graph import opdef
-from niello.graph.opdef import Op, Sample, Trait, distinct, real, register, sample
+from niello.graph.opdef import Op, Sample, Trait, distinct, real, record, register, sample
 from niello.graph.tensor import Tensor
 from niello.kernel import ir
 from niello.kernel.build import Builder, Index, Value, ravel
@@ -30,6 +30,7 @@ from niello.ops.window import (
 )
 
 
+@record
 @dataclass(frozen=True)
 class PoolSettings:
     """Kernel sizes, window and layout of a pooling."""

@@ -257,7 +257,7 @@ class Place(Movement):
     def infer(self, x: TensorType) -> TensorType:
         merge_shapes(x.shape, self.part, self.name)
         for run, size in zip(self.runs(), self.shape, strict=True):
-            if len(run) and not (0 <= min(run) and max(run) < size):
+            if len(run) and (min(run) < 0 or max(run) >= size):
                 raise ShapeError(
                     self.name, "the part does not fit into the whole",
                     received=f"{show(self.part)} into {show(self.shape)}",

@@ -15,6 +15,7 @@ import numpy as np
 from niello.core.dtypes import bool_
 from niello.core.errors import AttributeValueError, ShapeError
 from niello.core.shapes import Dim, Shape, show
+from niello.graph.opdef import record
 from niello.kernel import ir
 from niello.kernel.build import Builder
 from niello.kernel.ir import Expr
@@ -23,6 +24,7 @@ Pairs = tuple[tuple[int, int], ...]
 PADDING_WORDS = ("valid", "same", "same_lower")
 
 
+@record
 @dataclass(frozen=True)
 class Layout:
     """Axis letters of a tensor, such as "NHWC": N batch, C channels, the rest spatial."""
@@ -101,6 +103,7 @@ def as_padding(value: Any, rank: int, asked: str) -> str | Pairs:
     return found
 
 
+@record
 @dataclass(frozen=True)
 class Window:
     """Strides, dilations and padding over the spatial axes. `ceil` rounds output sizes up."""

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from niello.core.dtypes import compute_dtype, int64
-from niello.core.nodes import Node, transform
+from niello.core.nodes import Node, transform, walk
 from niello.core.shapes import StaticShape
 from niello.graph.operation import Operation
 from niello.graph.structural import Constant
@@ -135,23 +135,23 @@ def domain_ranges(shape: StaticShape) -> tuple[tuple[Range, ...], Index]:
 def _finish(
     name: str, outputs: Sequence[Tensor], drafts: Sequence[Draft], lowering: Lowering
 ) -> Lowered:
-    """Number the parameters: loaded tensors first, then the outputs."""
-    tensors: list[Tensor] = []
-    renumbered: dict[Node, Node] = {}
+    """Simplify, then number the parameters: loaded tensors that are left first, then outputs."""
+    loads = {lowering.loads[t]: t for t in lowering.order}
+    written = [
+        Param(slot, t.dtype, t.type.elements, True) for slot, t in enumerate(outputs)
+    ]
+    drawn = tuple(
+        Store(param, ranges, index, value, None, None)
+        for param, (ranges, index, value) in zip(written, drafts, strict=True)
+    )
+    kernel = simplify(Kernel(name, (*loads, *written), drawn))
+    used = {n.param for n in walk(kernel.stores) if isinstance(n, ir.Load)}
+    kept = [p for p in loads if p in used]
+    memo: dict[Node, Node] = {}
     params: list[Param] = []
-    for tensor in lowering.order:
-        old = lowering.loads[tensor]
-        params.append(Param(len(params), old.dtype, old.elements, False))
-        renumbered[old] = params[-1]
-        tensors.append(tensor)
-    stores: list[Store] = []
-    memo = dict(renumbered)
-    for tensor, (ranges, index, value) in zip(outputs, drafts, strict=True):
-        param = Param(len(params), tensor.dtype, tensor.type.elements, True)
-        params.append(param)
-        tensors.append(tensor)
-        new_value = transform(value, lambda n: n, memo)
-        new_index = transform(index, lambda n: n, memo)
-        stores.append(Store(param, ranges, new_index, new_value, None, None))
-    kernel = simplify(Kernel(name, tuple(params), tuple(stores)))
-    return Lowered(kernel, tuple(tensors))
+    for old in (*kept, *written):
+        params.append(Param(len(params), old.dtype, old.elements, old.written))
+        memo[old] = params[-1]
+    stores = tuple(transform(s, lambda n: n, memo) for s in kernel.stores)
+    tensors = (*(loads[p] for p in kept), *outputs)
+    return Lowered(Kernel(name, tuple(params), stores), tensors)  # type: ignore[arg-type]

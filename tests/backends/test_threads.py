@@ -287,13 +287,17 @@ def test_interrupt_arrives_after_the_run(code):
     memory = Memory()
     memory.s[0] = 200_000_000
     runner = threads.Runner(code, "slow")
+
+    def play() -> None:
+        for _ in range(1000):
+            memory.a[0] = 0
+            runner(memory.arguments, memory.scratch, 2)
+
     timer = threading.Timer(0.02, os.kill, (os.getpid(), signal.SIGINT))
     timer.start()
     try:
         with pytest.raises(KeyboardInterrupt):
-            for _ in range(1000):
-                memory.a[0] = 0
-                runner(memory.arguments, memory.scratch, 2)
+            play()
     finally:
         timer.cancel()
     assert memory.a[0] == memory.s[0]

@@ -92,7 +92,8 @@ def seed(*what: object) -> int:
 def make(spec: Spec | np.ndarray, dtype: DType, number: int) -> np.ndarray:
     """The array that a sample's input stands for; arrays of floats take the case's dtype."""
     if isinstance(spec, np.ndarray):
-        return spec.astype(dtype.numpy) if spec.dtype.kind == "f" else spec
+        with np.errstate(over="ignore"):
+            return spec.astype(dtype.numpy) if spec.dtype.kind == "f" else spec
     rng = np.random.default_rng(number)
     size = int(np.prod(spec.shape))
     if spec.kind == "bool" or (dtype.kind == "bool" and spec.kind in ("main", "distinct")):
@@ -119,8 +120,13 @@ def differentiable(sample: Sample, dtype: DType) -> bool:
     return sample.grad and dtype is float64
 
 
-def mismatch(expected: np.ndarray, found: np.ndarray, tolerance: float = 1.0) -> str | None:
-    """Why two arrays differ beyond rounding, or None."""
+def mismatch(
+    expected: np.ndarray, found: np.ndarray, tolerance: float = 1.0, sums: bool = False
+) -> str | None:
+    """Why two arrays differ beyond rounding, or None.
+
+    Results that are `sums` may cancel: their error is relative to the typical size of the result.
+    """
     found = np.asarray(found)
     if found.shape != expected.shape or found.dtype != expected.dtype:
         return f"{found.dtype}{list(found.shape)} instead of {expected.dtype}{list(expected.shape)}"
@@ -129,7 +135,9 @@ def mismatch(expected: np.ndarray, found: np.ndarray, tolerance: float = 1.0) ->
         return None if np.array_equal(expected, found) else f"{found} instead of {expected}"
     a, b = expected.astype(np.float64), found.astype(np.float64)
     limit = relative * tolerance
-    if np.allclose(b, a, rtol=limit, atol=limit, equal_nan=True):
+    finite = a[np.isfinite(a)]
+    size = max(1.0, float(np.sqrt(np.mean(finite**2)))) if sums and finite.size else 1.0
+    if np.allclose(b, a, rtol=limit, atol=limit * size, equal_nan=True):
         return None
     return f"{found} instead of {expected}"
 

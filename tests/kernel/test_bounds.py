@@ -52,7 +52,7 @@ def test_affine() -> None:
 
 
 @pytest.mark.parametrize(
-    "e, expected",
+    ("e", "expected"),
     [
         (i * 6 + j, (0, 23)),
         (i * 6 - j, (-5, 18)),

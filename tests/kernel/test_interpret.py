@@ -21,14 +21,30 @@ from niello.core.dtypes import (
 from niello.core.errors import CompilerBug
 from niello.kernel import ir
 from niello.kernel.interpret import evaluate, interpret
-from niello.kernel.ir import ArgReduce, Bitcast, Cast, Contract, Kernel, Load, Param, Range, Reduce, Store, fn
+from niello.kernel.ir import (
+    ArgReduce,
+    Bitcast,
+    Cast,
+    Contract,
+    Kernel,
+    Load,
+    Param,
+    Range,
+    Reduce,
+    Store,
+    fn,
+)
 
 BUDGETS = [1 << 26, 2000, 1]
 rng = np.random.default_rng(3)
 m, n, k = Range("m", 5), Range("n", 7), Range("k", 9)
 A = rng.normal(size=(5, 9)).astype(np.float32)
 B = rng.normal(size=(9, 7)).astype(np.float32)
-PA, PB, OUT = Param(0, float32, 45, False), Param(1, float32, 63, False), Param(2, float32, 35, True)
+PA, PB, OUT = (
+    Param(0, float32, 45, False),
+    Param(1, float32, 63, False),
+    Param(2, float32, 35, True),
+)
 
 
 @pytest.mark.parametrize("budget", BUDGETS)
@@ -87,7 +103,9 @@ def test_softmax_in_place(budget: int) -> None:
     data = A.ravel().copy()
     out = Param(1, float32, 45, True)
     result = np.zeros(45, np.float32)
-    kernel = Kernel("softmax", (p, out), (Store(out, (m, column), m * 9 + column, value, None, None),))
+    kernel = Kernel(
+        "softmax", (p, out), (Store(out, (m, column), m * 9 + column, value, None, None),)
+    )
     interpret(kernel, [data, result], budget=budget)
     e = np.exp(A - A.max(1, keepdims=True))
     np.testing.assert_allclose(result.reshape(5, 9), e / e.sum(1, keepdims=True), rtol=1e-6)
@@ -102,8 +120,14 @@ def test_reductions(op: str, budget: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "op, dtype, expected",
-    [("add", float32, 0), ("mul", int32, 1), ("min", float32, np.inf), ("max", int8, -128), ("and", uint8, 255)],
+    ("op", "dtype", "expected"),
+    [
+        ("add", float32, 0),
+        ("mul", int32, 1),
+        ("min", float32, np.inf),
+        ("max", int8, -128),
+        ("and", uint8, 255),
+    ],
 )
 def test_empty_reductions_give_the_identity(op, dtype, expected) -> None:
     body = Load(Param(0, dtype, 1, False), ir.const(0, int64), None)

@@ -9,7 +9,21 @@ from hypothesis import given, settings
 from niello.core.dtypes import bool_, float16, float32, int64, uint32
 from niello.core.errors import CorruptFile
 from niello.kernel import ir
-from niello.kernel.ir import ArgReduce, Bitcast, Cast, Const, Contract, Expr, Kernel, Load, Param, Range, Reduce, Store, fn
+from niello.kernel.ir import (
+    ArgReduce,
+    Bitcast,
+    Cast,
+    Const,
+    Contract,
+    Expr,
+    Kernel,
+    Load,
+    Param,
+    Range,
+    Reduce,
+    Store,
+    fn,
+)
 from niello.kernel.text import parse_kernel, print_kernel
 
 m, k = Range("m", 5), Range('odd "name"/1', 9)
@@ -34,7 +48,9 @@ def test_every_construct() -> None:
     value = Reduce("add", (k,), x) + Contract((k,), x, fn("exp", x), float32)
     value = value + Cast(ArgReduce("max", (k,), x), float32) + Bitcast(Const(7, uint32), float32)
     value = value + fn("fma", Cast(Cast(value, float16), float32), 1e-30, float("-inf"))
-    value = fn("where", Load(Param(2, bool_, 1, False), ir.const(0, int64), None), value, float("nan"))
+    value = fn(
+        "where", Load(Param(2, bool_, 1, False), ir.const(0, int64), None), value, float("nan")
+    )
     stores = (
         Store(OUT, (m,), m, value, fn("lt", m, 3) & fn("ne", m, 1), "max"),
         Store(OUT, (), ir.const(0, int64), Const(-0.0, float32), None, None),
@@ -56,11 +72,14 @@ def test_the_text_is_readable() -> None:
 
 
 @pytest.mark.parametrize(
-    "text, problem",
+    ("text", "problem"),
     [
         ('kernel "k" {', "the end should have"),
         ('kernel "k" { param b0: float99[3] }', "an element type"),
-        ('kernel "k" {\n store b0[0] for () = 1 }', "line 2 should have a parameter of this kernel"),
+        (
+            'kernel "k" {\n store b0[0] for () = 1 }',
+            "line 2 should have a parameter of this kernel",
+        ),
         ('kernel "k" { param b0: int64[1] store b0[%3] for () = 1 }', "defined above"),
         ('kernel "k" { %0 = frobnicate(1) }', "scalar function"),
         ('kernel "k" { %0 = (1 1) }', "an operator"),

@@ -7,7 +7,21 @@ import pytest
 from niello.core.dtypes import bool_, float16, float32, int32, int64
 from niello.core.errors import CompilerBug
 from niello.kernel import ir
-from niello.kernel.ir import ArgReduce, Bitcast, Cast, Const, Contract, Fn, Kernel, Load, Param, Range, Reduce, Store, fn
+from niello.kernel.ir import (
+    ArgReduce,
+    Bitcast,
+    Cast,
+    Const,
+    Contract,
+    Fn,
+    Kernel,
+    Load,
+    Param,
+    Range,
+    Reduce,
+    Store,
+    fn,
+)
 from niello.kernel.verify import verify
 
 m, k = Range("m", 5), Range("k", 9)
@@ -16,7 +30,9 @@ x = Load(P, m * 9 + k, None)
 total = Reduce("add", (k,), x)
 
 
-def kernel(value=total, *, index=m, ranges=(m,), gate=None, combine=None, params=(P, OUT), out=OUT) -> Kernel:
+def kernel(
+    value=total, *, index=m, ranges=(m,), gate=None, combine=None, params=(P, OUT), out=OUT
+) -> Kernel:
     return Kernel("rows", params, (Store(out, ranges, index, value, gate, combine),))
 
 
@@ -61,7 +77,7 @@ BROKEN = [
 ]
 
 
-@pytest.mark.parametrize("broken, problem", BROKEN)
+@pytest.mark.parametrize(("broken", "problem"), BROKEN)
 def test_broken_kernels(broken, problem: str) -> None:
     with pytest.raises(CompilerBug, match=problem) as caught:
         verify(broken())

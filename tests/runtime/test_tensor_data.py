@@ -118,7 +118,7 @@ def test_copy_argument_of_array():
     value = TensorData.from_numpy(np.arange(3.0))
     assert not np.shares_memory(np.array(value, copy=True), value.numpy())
     assert np.asarray(value, dtype=np.float32).dtype == np.float32
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="copy"):
         np.array(value, dtype=np.float32, copy=False)
     with pytest.raises(ValueError, match="copy"):
         value.__array__(np.dtype("f4"), copy=False)

@@ -312,11 +312,21 @@ def _visit(node: Node) -> Node:
     return node
 
 
+def slack(condition: Expr) -> Expr | None:
+    """For a comparison of indices: right side minus left side, which is all that decides it."""
+    if isinstance(condition, ir.Fn) and condition.name in ("lt", "le", "eq", "ne"):
+        left, right = condition.args
+        if left.dtype is int64:
+            return right - left
+    return None
+
+
 def _one_range(expr: Expr, outer: Range, inner: Range) -> bool:
     """Whether outer * inner.extent + inner can be one range everywhere in `expr`."""
     free = free_ranges(expr)
     if (outer not in free and inner not in free) or _is_result(expr):
         return True
+    expr = slack(expr) or expr
     if expr.dtype is int64 and not isinstance(expr, (ir.Reduce, ir.ArgReduce, Load)):
         form = affine(expr)
         if form.coefficient(outer) != form.coefficient(inner) * inner.extent:
@@ -337,9 +347,10 @@ def _one_in_children(expr: Expr, outer: Range, inner: Range) -> bool:
 def _packing(expr: Expr, own: Sequence[Range], k: Sequence[Range], *, transposes: bool) -> float:
     """Cost per element of packing an operand: low along memory, high where elements are gathered."""
     forms = [affine(n.index) for n in walk([expr]) if isinstance(n, Load)]
+    best = 1.0
     for ranges, price in ((own, 0.1), (k, 0.3 if transposes else 0.1)):
         runs = [r.extent for f in forms for r in ranges if f.stride(r) == 1]
         if len(runs) >= len(forms):
             run = min(runs, default=16)
-            return price if run >= 32 else price + 0.2 if run >= 8 else 1.0
-    return 1.0
+            best = min(best, price if run >= 32 else price + 0.2 if run >= 8 else 1.0)
+    return best

@@ -6,14 +6,13 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from niello.backends.cpu.contract_roles import Roles
+from niello.backends.cpu.contract_roles import Roles, slack
 from niello.backends.cpu.contract_window import Box, find_box
 from niello.backends.cpu.gemm_tile import Target, choose_tile
 from niello.backends.cpu.gemm_types import Direct, Packed, Place, Trim, Window
 from niello.backends.cpu.llvm_text import Function, Operand, Value
 from niello.backends.cpu.render_types import memory_type, register_type
 from niello.backends.cpu.vectors import Emitter, Scope
-from niello.core.dtypes import int64
 from niello.core.nodes import walk
 from niello.kernel import ir
 from niello.kernel.bounds import affine, is_true
@@ -173,19 +172,19 @@ class Sides:
         bordered: list[Expr] = []
         exact = True
         for condition in _conjuncts(_zero_gate(expr)):
-            slack = _slack(condition)
-            if slack is None:
+            room = _half_space(condition)
+            if room is None:
                 exact = False
                 continue
-            free = free_ranges(slack)
+            free = free_ranges(room)
             inside = [i for i, r in enumerate(roles.k) if r in free]
             if roles.m in free and roles.n not in free:
-                bordered.append(slack)
+                bordered.append(room)
                 continue
             if len(inside) == 1 and roles.n not in free:
-                step = affine(slack).stride(roles.k[inside[0]])
+                step = affine(room).stride(roles.k[inside[0]])
                 if step in (1, -1):
-                    limits.setdefault(inside[0], []).append((slack, step))
+                    limits.setdefault(inside[0], []).append((room, step))
                     continue
             exact = False
         trims = {i: self._trim(i, parts) for i, parts in limits.items()}
@@ -203,11 +202,11 @@ class Sides:
         if -(-roles.m.extent // rows) > 2:
             return None
         found: dict[int, list[tuple[int, int, int]]] = {}
-        for slack in bordered:
-            form = affine(slack)
-            inside = [i for i, r in enumerate(roles.k) if r in free_ranges(slack)]
+        for room in bordered:
+            form = affine(room)
+            inside = [i for i, r in enumerate(roles.k) if r in free_ranges(room)]
             only = {roles.m, *(roles.k[i] for i in inside)}
-            if len(inside) != 1 or form.rest or free_ranges(slack) - only:
+            if len(inside) != 1 or form.rest or free_ranges(room) - only:
                 return None
             k = roles.k[inside[0]]
             if form.coefficient(roles.m) == 0 or k.extent > 16:
@@ -238,9 +237,9 @@ class Sides:
             known = self.ranges_at(f, place)
             known[k] = f.as_value(0)
             low, high = f.as_value(0), f.as_value(k.extent)
-            for slack, step in parts:
-                # slack(k) = rest + step * k must be at least 0.
-                rest = em.scalar(slack, Scope(ranges=known))
+            for room, step in parts:
+                # room(k) = rest + step * k must be at least 0.
+                rest = em.scalar(room, Scope(ranges=known))
                 if step > 0:
                     low = f.smax(low, f.sub(0, rest))
                 else:
@@ -291,17 +290,14 @@ def _conjuncts(gate: Expr | None) -> list[Expr]:
     return [gate]
 
 
-def _slack(condition: Expr) -> Expr | None:
+def _half_space(condition: Expr) -> Expr | None:
     """An index expression that is >= 0 exactly where an order comparison of indices holds."""
     if not isinstance(condition, Fn) or condition.name not in ("lt", "le"):
         return None
-    left, right = condition.args
-    if left.dtype is not int64:
+    difference = slack(condition)
+    if difference is None:
         return None
-    slack = right - left
-    if condition.name == "lt":
-        slack = slack - ir.const(1, int64)
-    return slack
+    return difference - 1 if condition.name == "lt" else difference
 
 
 def _main_loads(expr: Expr, *axes: Range) -> list[Load]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from niello.backends.cpu.contract_roles import slack
 from niello.core.dtypes import int64
 from niello.core.nodes import Node, transform, walk
 from niello.kernel import ir
@@ -110,6 +111,7 @@ def _proportional(expr: Expr, steps: dict[Range, int]) -> bool:
     free = free_ranges(expr)
     if free.isdisjoint(steps):
         return True
+    expr = slack(expr) or expr
     if expr.dtype is int64 and not isinstance(expr, (ir.Reduce, ir.ArgReduce, Load)):
         form = affine(expr)
         (a, p), (b, q) = steps.items()

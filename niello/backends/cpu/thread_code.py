@@ -1,9 +1,9 @@
 """LLVM IR text of the worker pool and of the barrier between commands.
 
-Waiting is the same everywhere: spin on a word a bounded number of times, then sleep in the system
-until the word changes. Who changes a word looks at the number of sleepers and wakes them only when
-there are some. Sleeping is a futex on Linux, WaitOnAddress on Windows, and a condition variable
-elsewhere.
+Waiting is the same everywhere: spin on a word a bounded number of times, giving the processor to
+other threads now and then, then sleep in the system until the word changes. Who changes a word
+looks at the number of sleepers and wakes them only when there are some. Sleeping is a futex on
+Linux, WaitOnAddress on Windows, and a condition variable elsewhere.
 
 Memory layouts, as offsets in bytes; words that different threads write lie on different cache
 lines:
@@ -95,6 +95,12 @@ def _waiting(triple: str, sleep: str) -> str:
 
 _FUTEX = """
 declare i64 @syscall(i64, ...)
+declare i32 @sched_yield()
+
+define internal void @niello_yield() noinline nounwind {
+  %r = call i32 @sched_yield()
+  ret void
+}
 
 define internal void @niello_sleep(ptr %word, i32 %seen, ptr %mutex) noinline nounwind {
   %expected = zext i32 %seen to i64
@@ -113,6 +119,12 @@ define internal void @niello_wake(ptr %word, ptr %mutex) noinline nounwind {
 _ADDRESS = """
 declare i32 @WaitOnAddress(ptr, ptr, i64, i32)
 declare void @WakeByAddressAll(ptr)
+declare i32 @SwitchToThread()
+
+define internal void @niello_yield() noinline nounwind {
+  %r = call i32 @SwitchToThread()
+  ret void
+}
 
 define internal void @niello_sleep(ptr %word, i32 %seen, ptr %mutex) noinline nounwind {
   %expected = alloca i32, align 4
@@ -132,6 +144,12 @@ declare i32 @pthread_mutex_lock(ptr)
 declare i32 @pthread_mutex_unlock(ptr)
 declare i32 @pthread_cond_wait(ptr, ptr)
 declare i32 @pthread_cond_broadcast(ptr)
+declare i32 @sched_yield()
+
+define internal void @niello_yield() noinline nounwind {
+  %r = call i32 @sched_yield()
+  ret void
+}
 
 define internal void @niello_sleep(ptr %word, i32 %seen, ptr %mutex) noinline nounwind {
 entry:
@@ -167,7 +185,7 @@ define internal i32 @niello_await(
 entry:
   br label %spin
 spin:
-  %n = phi i32 [ 0, %entry ], [ %n.next, %again ]
+  %n = phi i32 [ 0, %entry ], [ %n.next, %again ], [ %n.next, %yield ]
   %now = load atomic i32, ptr %word acquire, align 4
   %changed = icmp ne i32 %now, %seen
   br i1 %changed, label %out, label %more
@@ -177,6 +195,11 @@ more:
 again:
   PAUSE
   %n.next = add i32 %n, 1
+  %low = and i32 %n.next, 127
+  %offer = icmp eq i32 %low, 0
+  br i1 %offer, label %yield, label %spin
+yield:
+  call void @niello_yield()
   br label %spin
 announce:
   %count = atomicrmw add ptr %sleepers, i32 1 seq_cst, align 4

@@ -262,9 +262,14 @@ def _system_symbols() -> dict[str, int]:
     """Addresses of system functions that the linker does not find in the process by itself."""
     if sys.platform != "win32":
         return {}
-    library = ctypes.WinDLL("api-ms-win-core-synch-l1-2-0.dll")
-    names = ("WaitOnAddress", "WakeByAddressAll")
-    return {n: ctypes.cast(getattr(library, n), ctypes.c_void_p).value or 0 for n in names}
+    synch = ctypes.WinDLL("api-ms-win-core-synch-l1-2-0.dll")
+    kernel = ctypes.WinDLL("kernel32")
+    functions = {
+        "WaitOnAddress": synch.WaitOnAddress,
+        "WakeByAddressAll": synch.WakeByAddressAll,
+        "SwitchToThread": kernel.SwitchToThread,
+    }
+    return {n: ctypes.cast(f, ctypes.c_void_p).value or 0 for n, f in functions.items()}
 
 
 def _start_thread(entry: int, argument: int) -> int:

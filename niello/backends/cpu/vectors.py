@@ -147,23 +147,24 @@ class Emitter:
 
     def hoist(self, exprs: Iterable[Expr], scope: Scope, inner: Iterable[Range]) -> None:
         """Write now, outside of loops over `inner`, everything in `exprs` that they do not change."""
-        bound = frozenset(inner)
-        seen: set[Expr] = set()
-        stack = list(exprs)
+        seen: set[tuple[Expr, frozenset[Range]]] = set()
+        stack = [(e, frozenset(inner)) for e in exprs]
         while stack:
-            node = stack.pop()
-            if node in seen or isinstance(node, (Const, Range)):
+            node, bound = stack.pop()
+            if (node, bound) in seen or isinstance(node, (Const, Range)):
                 continue
-            seen.add(node)
+            seen.add((node, bound))
             if bound.isdisjoint(free_ranges(node)):
                 if scope.find(node) is None:
                     self._evaluate(node, scope, True)
             elif isinstance(node, Load):
-                stack.extend(_loads_inside(node.index))
+                stack += [(e, bound) for e in _loads_inside(node.index)]
                 if node.gate is not None:
-                    stack.append(node.gate)
+                    stack.append((node.gate, bound))
             else:
-                stack.extend(c for c in node.children if isinstance(c, Expr))
+                if isinstance(node, (Reduce, ArgReduce, Contract)):
+                    bound = bound | frozenset(node.ranges)
+                stack += [(c, bound) for c in node.children if isinstance(c, Expr)]
 
     def _evaluate(self, expr: Expr, scope: Scope, wide: bool) -> Value:
         find = scope.find if wide else scope.find_scalar

@@ -73,7 +73,9 @@ class NumpyLoaded:
         if isinstance(command, Dispatch):
             kernel = self.program.kernels[command.kernel]
             arrays = [
-                self._view(memory, ref)[: param.elements * param.dtype.itemsize].view(param.dtype.numpy)
+                self._view(memory, ref)[: param.elements * param.dtype.itemsize].view(
+                    param.dtype.numpy
+                )
                 for ref, param in zip(command.buffers, kernel.params, strict=True)
             ]
             interpret(kernel, arrays)

@@ -1,0 +1,58 @@
+# make demo | test | quick | bench | format | docs | clean      (needs only make and Python 3.11+)
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+WORKERS ?= 2
+
+.PHONY: help demo test quick lint bench format docs clean
+help:
+	@echo "make demo    train a digit classifier (creates $(VENV), installs, runs)"
+	@echo "make test    format, lint, types and all tests"
+	@echo "make quick   lint and the tests that take seconds"
+	@echo "make bench   measure against other libraries (own environment, .venv-bench)"
+	@echo "make format  reformat the sources"
+	@echo "make docs    write the generated pages of docs/"
+
+# One stamp per set of extras: an environment is installed once, and again when pyproject changes.
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Niello needs Python 3.11 or newer: make PYTHON=/path/to/python3.11")'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed-%: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$*]'
+	@touch $@
+
+demo: $(VENV)/.installed-demo
+	$(BIN)/niello demo digits $(ARGS)
+
+lint: $(VENV)/.installed-test
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+test: lint
+	$(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
+
+quick: $(VENV)/.installed-test
+	$(BIN)/ruff check .
+	$(BIN)/python -m pytest -n $(WORKERS) -m "not slow" -x -q \
+	  tests/architecture tests/unit tests/kernel tests/runtime tests/cli $(ARGS)
+
+bench: .venv-bench/.installed
+	.venv-bench/bin/python -m bench $(ARGS)
+
+.venv-bench/.installed: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Niello needs Python 3.11 or newer: make PYTHON=/path/to/python3.11")'
+	$(PYTHON) -m venv .venv-bench
+	.venv-bench/bin/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'
+	@touch $@
+
+format: $(VENV)/.installed-test
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+docs: $(VENV)/.installed-test
+	$(BIN)/python -m tools.docs
+
+clean:
+	rm -rf $(VENV) .venv-bench build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,1 @@
+"""`niello demo digits`: train a convolutional network that reads handwritten digits."""

@@ -1,0 +1,78 @@
+"""Every op on every back end that runs here: one compilation per op, with all samples and dtypes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from contract_cases import Case, cases, mismatch, operations
+
+import niello as nl
+from niello.backends import backend
+from niello.core.errors import NielloError
+from niello.graph.opdef import Trait
+
+CHUNK = 40  # cases per compilation: enough to share its cost, few enough to find a culprit
+
+
+def devices() -> list[str]:
+    """Back ends that run here (null only compiles)."""
+    return [name for name in nl.available_devices() if backend(name).runs]
+
+
+def run_together(group: list[Case], device: str) -> list[list[np.ndarray]]:
+    """All cases in one graph, run once."""
+    graph, feeds, made = nl.Graph(), {}, []
+    for case in group:
+        inputs = case.inputs_in(graph)
+        feeds.update(zip(inputs, case.arrays, strict=True))
+        made.append(graph.add(case.op, inputs).outputs)
+    found = graph.run(feeds, [t for outputs in made for t in outputs], device=device)
+    return [[np.asarray(found[t].to_numpy()) for t in outputs] for outputs in made]
+
+
+def problems_of(group: list[Case], device: str) -> list[str]:
+    try:
+        results = run_together(group, device)
+    except Exception as error:
+        if len(group) > 1:
+            return [p for case in group for p in problems_of([case], device)]
+        return [f"{group[0]}: {type(error).__name__}: {error}"]
+    problems = []
+    for case, found in zip(group, results, strict=True):
+        sums = Trait.ELEMENTWISE not in case.op.traits
+        for i, (e, f) in enumerate(zip(case.reference(), found, strict=True)):
+            text = mismatch(np.asarray(e), f, case.sample.tolerance, sums)
+            if text is not None:
+                problems.append(f"{case}, output {i}: {text}")
+    return problems
+
+
+@pytest.mark.parametrize("device", devices())
+@pytest.mark.parametrize("name", operations())
+def test_backend_is_reference(name: str, device: str) -> None:
+    supported = backend(device).limits.dtypes
+    chosen = [c for c in cases(name) if all(t.dtype in supported for t in c.types)]
+    assert chosen, f"{device} supports no dtype of {name}"
+    problems = []
+    for start in range(0, len(chosen), CHUNK):
+        problems += problems_of(chosen[start : start + CHUNK], device)
+    assert not problems, f"{len(problems)} problems\n" + "\n".join(problems[:12])
+
+
+def test_null_compiles_every_operation() -> None:
+    """The back end for absent hardware takes each op through all of compilation."""
+    refused = []
+    for name in operations():
+        case = next(iter(cases(name)))
+        graph = nl.Graph()
+        inputs = case.inputs_in(graph)
+        outputs = graph.add(case.op, inputs).outputs
+        try:
+            graph.compile(
+                dict(zip(inputs, case.types, strict=True)), list(outputs), device="null"
+            )
+        except NielloError as error:
+            refused.append(f"{case}: {error}")
+    assert not refused, "\n".join(refused)
+
+
