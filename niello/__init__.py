@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from niello import ops as _ops
 from niello.backends import available as available_devices
+from niello.backends import device
+from niello.backends import names as device_names
+from niello.core import errors
 from niello.core.dtypes import (
     DType,
     bfloat16,
@@ -47,6 +50,9 @@ __all__ = [
     "available_devices",
     "bfloat16",
     "bool_",
+    "device",
+    "device_names",
+    "errors",
     "float16",
     "float32",
     "float64",

@@ -103,6 +103,11 @@ def _tanh_weight(r: mp.mpf) -> mp.mpf:
     return r * r / (g * (1 + g)) if r > 0 else r * r / ((g + 0.25) * (1.5 + 2 * g))
 
 
+def _pow_tail(s: mp.mpf) -> mp.mpf:
+    second = mp.mpf(31) / 32 + float(np.float32(2 / (3 * LN2) - mp.mpf(31) / 32))
+    return (mp.log((1 + s) / (1 - s)) / LN2 / s - 2 / LN2 - second * s * s) / s**4
+
+
 TABLE: dict[str, Fit] = {
     # exp(r) = 1 + r + r^2 p(r)
     "exp": Fit(
@@ -167,7 +172,7 @@ TABLE: dict[str, Fit] = {
         lambda r: r**4 / mp.cos(r),
     ),
     "tan": Fit(
-        lambda r: (mp.tan(r) / r - 1) / r**2, 0.0, 0.7855, (0, 2, 4, 6, 8, 10),
+        lambda r: (mp.tan(r) / r - 1) / r**2, 0.0, 0.7855, (0, 2, 4, 6, 8, 10, 12),
         lambda r: r**3 / mp.tan(r),
     ),
     # atan(r) = r + r^3 p(r^2), asin(r) = r + r^3 p(r^2)
@@ -179,6 +184,8 @@ TABLE: dict[str, Fit] = {
         lambda r: (mp.asin(r) / r - 1) / r**2, 0.0, 0.5, (0, 2, 4, 6, 8),
         lambda r: r**3 / mp.asin(r),
     ),
+    # log2((1 + s) / (1 - s)) / s = 2 / ln 2 + c s^2 + s^4 p(s^2), c = 31 / 32 + a float32
+    "pow": Fit(_pow_tail, 0.0, 0.17158, (0, 2, 4), lambda s: s**4 * LN2 / 2),
 }
 
 

@@ -124,6 +124,8 @@ class Renderer:
             return self.call(_INTRINSICS[name], d, a)
         if name in ("min", "max"):
             return self.call(("s" if d is int32 else "u") + name, d, a)
+        if name == "not":
+            return self.emit(f"xor {v} {a[0]}, splat ({_TYPES[d]} {'true' if d is bool_ else -1})")
         if name == "mulhi":
             return self.mulhi(a)
         if name == "shr":

@@ -13,9 +13,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from niello.codegen import transcendental_arc as arc
 from niello.codegen import transcendental_exp as exponential
 from niello.codegen import transcendental_log as logarithm
 from niello.codegen import transcendental_trig as circular
+from niello.codegen.transcendental_pow import power
 from niello.core.dtypes import DType, float32
 from niello.core.errors import UnsupportedDtype
 from niello.core.nodes import Node, transform
@@ -39,6 +41,13 @@ FUNCTIONS: dict[str, Callable[..., Expr]] = {
     "sin": circular.sin,
     "cos": circular.cos,
     "tan": circular.tan,
+    "asin": arc.asin,
+    "acos": arc.acos,
+    "atan": arc.atan,
+    "atan2": arc.atan2,
+    "sinh": exponential.sinh,
+    "cosh": exponential.cosh,
+    "pow": power,
 }
 
 

@@ -11,11 +11,13 @@ from niello.codegen.transcendental_parts import (
     LN2_HIGH,
     LN2_LOW,
     LOG2_E,
+    SHIFTER_BITS,
     at_least,
     at_most,
     f32,
     fma,
     horner,
+    i32,
     nearest,
     power_of_two,
     reduce_ln2,
@@ -38,6 +40,9 @@ _EXPM1 = (
     0.4999999701976776, 0.1666654646396637, 0.04166743531823158, 0.008366270922124386,
     0.001387069234624505,
 )  # fmt: skip
+# sinh(r) = r + r^3 p(r^2), cosh(r) = 1 + r^2 p(r^2), |r| <= 0.3469: 2^-34.3, 2^-33.3
+_SINH = (0.1666666716337204, 0.00833317544311285, 0.00019974083988927305)
+_COSH = (0.5, 0.041666459292173386, 0.0013935451861470938)
 # (exp(2 r) - 1) / 2 = r + r^2 p(r), |r| <= 0.1735: 2^-26.1
 _TANH = (
     1.0000001192092896, 0.6666609644889832, 0.33332663774490356, 0.13389410078525543,
@@ -79,6 +84,12 @@ def exp2(x: Expr) -> Expr:
     return _scale(horner(x - n, _EXP2), biased)
 
 
+def two_to_sum(high: Expr, low: Expr) -> Expr:
+    """2^(high + low) for |high| <= 160 and |low| <= 1/4, low a correction. 15 operations."""
+    n, biased = nearest(high + low, 1.0, 254)
+    return _scale(horner((high - n) + low, _EXP2), biased)
+
+
 def expm1(x: Expr) -> Expr:
     """e^x - 1. 22 operations. Tiny arguments are their own result, which keeps -0 and subnormals."""
     c = at_least(at_most(x, 89.0), -18.0)
@@ -88,6 +99,35 @@ def expm1(x: Expr) -> Expr:
     grown = fma(r * r, horner(r, _EXPM1), r)
     y = fma(s, grown, s - f32(0.5))
     return where(fn("lt", fn("abs", x), 2.0**-26), x, y + y)
+
+
+def _exp_halves(a: Expr) -> tuple[Expr, Expr, Expr, Expr]:
+    """(sum, difference, c, s): sum and difference of 2^(n - 2) and 2^(-n - 2), c = cosh r - 1 and
+    s = sinh r, where a = n ln 2 + r, for 0 <= a <= 89.6. 17 operations."""
+    n, biased = nearest(a, LOG2_E, 125)
+    r = reduce_ln2(a, n)
+    grown = power_of_two(biased)
+    # 2^(-n - 2) ends at the normal numbers, where it no longer counts
+    exponent = fn("max", i32(250 + SHIFTER_BITS) - biased, i32(0))
+    decayed = power_of_two(exponent)
+    z = r * r
+    return grown + decayed, grown - decayed, z * horner(z, _COSH), fma(r * z, horner(z, _SINH), r)
+
+
+def sinh(x: Expr) -> Expr:
+    """Hyperbolic sine. 25 operations. Tiny arguments are their own result, as for `expm1`."""
+    a = at_most(fn("abs", x), 89.6)
+    total, difference, c, s = _exp_halves(a)
+    y = fma(difference, c, fma(total, s, difference))
+    y = where(fn("lt", a, f32(2.0**-13)), a, y + y)
+    return fn("copysign", y, x)
+
+
+def cosh(x: Expr) -> Expr:
+    """Hyperbolic cosine. 22 operations."""
+    total, difference, c, s = _exp_halves(at_most(fn("abs", x), 89.6))
+    y = fma(total, c, fma(difference, s, total))
+    return y + y
 
 
 def tanh(x: Expr) -> Expr:

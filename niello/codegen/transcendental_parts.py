@@ -15,6 +15,7 @@ from niello.kernel.ir import Const, Expr, bitcast, const, fn
 # Adding 1.5 * 2^23 leaves no bit for a fraction: the sum is rounded to an integer, whose low bits
 # are the low bits of the sum's pattern.
 SHIFTER = 1.5 * 2.0**23
+SHIFTER_BITS = 0x4B400000
 
 LN2_HIGH = 0.693145751953125  # 16 bits: a multiple by an integer below 256 is exact
 LN2_LOW = 1.42860682030941723e-6

@@ -102,6 +102,10 @@ class LimitExceeded(DeviceError):
     """A kernel or buffer beyond a limit of the device."""
 
 
+class DeviceLost(DeviceError):
+    """A device that stopped answering; what it held is gone, the process goes on."""
+
+
 class OutOfMemory(DeviceError, MemoryError):
     """An allocation that did not fit, with the sizes and what held the memory."""
 

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -20,10 +21,10 @@ from niello.graph.tensor import Tensor, VariableState
 from niello.passes.computation import Computation
 from niello.runtime import profiler
 from niello.runtime.buffer import Buffer
-from niello.runtime.commands import Program, Space
+from niello.runtime.commands import Dispatch, Program
 from niello.runtime.in_flight import InFlight
 from niello.runtime.target import Backend, CompileOptions, Device, Loaded
-from niello.runtime.tensor_data import TensorData
+from niello.runtime.tensor_data import TensorData, on_device
 from niello.schedule.program import Scheduled
 
 CompletionHandler = Callable[[Any, BaseException | None], None]
@@ -61,8 +62,10 @@ class Executable:
         self._dtypes = [t.dtype.numpy for t in program.inputs]
         self._shapes = [t.static_shape for t in program.inputs]
         self._outputs = program.outputs
-        self._output_bytes = [max(t.bytes, 1) for t in program.outputs]
-        self._constants = [_resident(device, c) for c in program.constants]
+        self._results = [(max(t.bytes, 1), t) for t in program.outputs]
+        self._out_dtypes = [t.dtype.numpy for t in program.outputs]
+        self._out_shapes = [t.static_shape for t in program.outputs]
+        self._constants = [on_device(c, device).buffer for c in program.constants]
         self._states: list[VariableState] = [
             graph.variable_states[v.name] for v in program.variables
         ]
@@ -97,8 +100,6 @@ class Executable:
     @property
     def kernel_count(self) -> int:
         """Kernels launched by one run."""
-        from niello.runtime.commands import Dispatch
-
         return sum(isinstance(c, Dispatch) for c in self.program.commands)
 
     @property
@@ -143,7 +144,7 @@ class Executable:
         order of `self.targets`; or a mapping from tensors (or their names), which gives a dict by
         target tensor (or name). Values are NumPy arrays, TensorData, DLPack tensors, or nested
         lists; contiguous arrays are read in place.
-        `results`: arrays or TensorData of the right types that receive the values.
+        `results`: arrays or TensorData of the right types that receive the values and are returned.
 
         Raises FeedError for values that do not fit, before anything runs.
         """
@@ -155,50 +156,73 @@ class Executable:
                 "run", f"takes {count} inputs", received=f"{len(inputs)}",
                 advice=f"They are {', '.join(t.name for t in self.inputs) or 'none'}",
             )
+        if not self.device.host_memory:
+            return self._run_remote(inputs, results)
         handles: list[Any] = []
         keep: list[Any] = []
-        for i in range(count):
-            value = inputs[i]
+        for value, dtype, shape in zip(inputs, self._dtypes, self._shapes, strict=True):
             if (
                 type(value) is not np.ndarray
-                or value.dtype != self._dtypes[i]
-                or value.shape != self._shapes[i]
+                or value.dtype != dtype
+                or value.shape != shape
                 or not value.flags.c_contiguous
             ):
-                value = self._feed(i, value)
+                value = self._feed(len(handles), value)
                 keep.append(value)
             handles.append(
                 value.__array_interface__["data"][0] if type(value) is np.ndarray else value.handle
             )
-        made = self._allocate() if results is None else self._given(results, handles)
-        for r in made:
-            handles.append(r.buffer.handle + r.offset if r.offset else r.buffer.handle)
+        if results is None:
+            allocate = self.device.allocate
+            made: Any = []
+            for size, kind in self._results:
+                buffer = allocate(size)
+                handles.append(buffer.handle)
+                made.append(TensorData(buffer, kind))
+        else:
+            made = results
+            handles += self._given(results, handles)
         self._play(handles)
         return made
 
-    def _allocate(self) -> list[TensorData]:
-        allocate = self.device.allocate
-        return [
-            TensorData(allocate(size), t)
-            for size, t in zip(self._output_bytes, self._outputs, strict=True)
+    def _run_remote(self, inputs: Sequence[Any], results: Sequence[Any] | None) -> Any:
+        """The same on a device whose memory the host cannot see: values move there, results stay
+        there unless the caller gave arrays."""
+        fed = [self._feed(i, value) for i, value in enumerate(inputs)]
+        values = [
+            v.to(self.device) if isinstance(v, TensorData) else on_device(v, self.device)
+            for v in fed
         ]
+        made = [TensorData(self.device.allocate(size), kind) for size, kind in self._results]
+        if results is not None:
+            self._given(results, [])
+        given = made if results is None else results
+        there = [
+            g if isinstance(g, TensorData) and g.device is self.device else m
+            for g, m in zip(given, made, strict=True)
+        ]
+        self._play([v.handle for v in (*values, *there)])
+        for g, t in zip(given, there, strict=True):
+            if g is not t:
+                target = g if isinstance(g, np.ndarray) else g.numpy()
+                self.device.download(t.buffer, t.offset, target)
+        return given
 
     def _play(self, handles: list[Any]) -> None:
         watching = profiler.active()
         started = time.perf_counter() if watching is not None else 0.0
-        try:
-            arena = self._arenas.pop()
-        except IndexError:
-            arena = self.device.allocate(max(self.program.arena_bytes, 1))
+        arena = self._take_arena()
         try:
             if self._states:
                 with ExitStack() as stack:
                     for lock in self._locks:
                         stack.enter_context(lock)
-                    handles += [s.array.__array_interface__["data"][0] for s in self._states]
+                    handles += self._variable_handles()
                     self.loaded.play([*handles, *self._tail, arena.handle])
             else:
-                self.loaded.play([*handles, *self._tail, arena.handle])
+                handles += self._tail
+                handles.append(arena.handle)
+                self.loaded.play(handles)
         finally:
             self._arenas.append(arena)
         if watching is not None:
@@ -206,14 +230,30 @@ class Executable:
                 self.graph.name, started, time.perf_counter() - started, bytes=self.bytes_moved
             )
 
+    def _variable_handles(self) -> list[Any]:
+        if self.device.host_memory:
+            return [s.to_host().__array_interface__["data"][0] for s in self._states]
+        return [resident(s, self.device).buffer.handle for s in self._states]
+
+    def _take_arena(self) -> Buffer:
+        # Each concurrent run has an arena of its own; what a run leaves behind serves the next.
+        try:
+            return self._arenas.pop()
+        except IndexError:
+            return self.device.allocate(max(self.program.arena_bytes, 1))  # type: ignore[no-any-return]
+
     def _feed(self, i: int, value: Any) -> Any:
         """A value for input `i` as a contiguous array or TensorData of exactly its type."""
         wanted = self._types[i]
         name = self.inputs[i].name
+        if not isinstance(value, TensorData):
+            shared = None
+            if not self.device.host_memory and hasattr(value, "__dlpack_device__"):
+                shared = self.device.import_dlpack(value)
+            value = to_array(value, wanted) if shared is None else shared
         if isinstance(value, TensorData):
             found = value.type
         else:
-            value = to_array(value, wanted)
             found = TensorType(value.shape, value.dtype)
         if found != wanted:
             raise FeedError(
@@ -227,38 +267,44 @@ class Executable:
             return value.numpy() if self.device.host_memory else value
         return np.ascontiguousarray(value)
 
-    def _given(self, results: Sequence[Any], inputs: list[Any]) -> list[TensorData]:
-        """Check the caller's result buffers: type, layout, and that they overlap nothing."""
+    def _given(self, results: Sequence[Any], inputs: list[Any]) -> list[Any]:
+        """Handles of the caller's results, after checking type, layout and overlap."""
         if len(results) != len(self._outputs):
             raise FeedError("run", f"takes {len(self._outputs)} results", received=len(results))
-        made: list[TensorData] = []
-        spans = [
-            (h, h + t.bytes) for h, t in zip(inputs, self._types, strict=True) if isinstance(h, int)
-        ]
-        for target, wanted, given in zip(self.targets, self._outputs, results, strict=True):
-            if isinstance(given, np.ndarray):
-                if not (given.flags.c_contiguous and given.flags.writeable):
-                    raise FeedError(
-                        f"result {target.name}", "must be a writable C-contiguous array",
-                        received=f"strides {given.strides}, writeable {given.flags.writeable}",
-                    )
-                given = TensorData.from_numpy(given, copy=False)
-            if not isinstance(given, TensorData) or given.type != wanted:
+        handles: list[Any] = []
+        for i, given in enumerate(results):
+            if type(given) is np.ndarray:
+                fits = given.dtype == self._out_dtypes[i] and given.shape == self._out_shapes[i]
+                flags = given.flags
+                if fits and flags.c_contiguous and flags.writeable:
+                    handles.append(given.__array_interface__["data"][0])
+                    continue
+            elif isinstance(given, TensorData) and given.type == self._outputs[i]:
+                handles.append(given.handle)
+                continue
+            raise FeedError(
+                f"result {self.targets[i].name}",
+                f"must be a writable C-contiguous array of {self._outputs[i]}",
+                received=f"{type(given).__name__} {getattr(given, 'dtype', '')}"
+                f"{list(getattr(given, 'shape', ()))}",
+                advice="Make it with numpy.empty of that shape and dtype",
+            )
+        if self.device.host_memory:
+            self._refuse_overlap(inputs, handles)
+        return handles
+
+    def _refuse_overlap(self, inputs: list[int], results: list[int]) -> None:
+        spans = [(h, h + t.bytes) for h, t in zip(inputs, self._types, strict=True)]
+        for target, kind, start in zip(self.targets, self._outputs, results, strict=True):
+            end = start + kind.bytes
+            if any(start < high and low < end for low, high in spans):
                 raise FeedError(
-                    f"result {target.name}", f"must be {wanted}",
-                    received=repr(given.type) if isinstance(given, TensorData) else type(given).__name__,
+                    f"result {target.name}",
+                    "overlaps an input or another result",
+                    received=f"bytes {start:#x} to {end:#x}",
+                    advice="Use separate memory",
                 )
-            start = given.handle
-            if isinstance(start, int):
-                end = start + wanted.bytes
-                if any(start < high and low < end for low, high in spans):
-                    raise FeedError(
-                        f"result {target.name}", "overlaps an input or another result",
-                        received=f"bytes {start:#x} to {end:#x}", advice="Use separate memory",
-                    )
-                spans.append((start, end))
-            made.append(given)
-        return made
+            spans.append((start, end))
 
     def _run_named(self, inputs: Mapping[Any, Any], results: Sequence[Any] | None) -> Any:
         by_name = all(isinstance(k, str) for k in inputs) and (bool(inputs) or not self.inputs)
@@ -320,14 +366,24 @@ def to_array(value: Any, wanted: TensorType) -> np.ndarray:
     return array.astype(wanted.dtype.numpy)
 
 
-def _resident(device: Device, array: np.ndarray) -> Buffer:
-    """A constant in the device's memory."""
-    buffer = device.allocate(max(array.nbytes, 1))
-    view = np.frombuffer(array.tobytes(), np.uint8)
-    from niello.core.dtypes import uint8
+@dataclass(frozen=True)
+class RemoteVariable:
+    """A variable's value in a device's memory."""
 
-    buffer.array(uint8, (array.nbytes,))[...] = view
-    return buffer  # type: ignore[no-any-return]
+    device: Device
+    buffer: Buffer
+    type: TensorType
+
+    def to_numpy(self) -> np.ndarray:
+        return TensorData(self.buffer, self.type).numpy()
+
+
+def resident(state: VariableState, device: Device) -> RemoteVariable:
+    """The variable in the memory of a device, moved there when it is not. Hold its lock."""
+    if state.remote is None or state.remote.device is not device:
+        value = on_device(state.to_host(), device)
+        state.remote = RemoteVariable(device, value.buffer, value.type)
+    return state.remote  # type: ignore[no-any-return]
 
 
 @cache
@@ -346,6 +402,3 @@ def submit(run: Callable[[], Any], handler: CompletionHandler | None) -> Future[
         future.add_done_callback(deliver)
     return future
 
-
-def arena_space() -> Space:
-    return Space.ARENA

@@ -205,8 +205,9 @@ class Tensor:
 class VariableState:
     """The storage of a variable. `lock` is held while a run reads or writes it.
 
-    `array` is host memory, 64-byte aligned, updated in place. `remote`, when set, is a device's
-    copy with `to_numpy()`, and then it is the truth.
+    `array` is host memory, 64-byte aligned, updated in place by devices that see it. Other devices
+    keep their own copy in `remote` (an object with `device`, `buffer` and `to_numpy()`); while it
+    is set, it is the truth.
     """
 
     __slots__ = ("array", "lock", "remote")
@@ -227,6 +228,13 @@ class VariableState:
         with self.lock:
             self.remote = None
             self.array[...] = value
+
+    def to_host(self) -> np.ndarray:
+        """The host memory, made current. Hold `lock` while using it."""
+        if self.remote is not None:
+            self.array[...] = self.remote.to_numpy()
+            self.remote = None
+        return self.array
 
 
 def aligned_copy(array: np.ndarray, alignment: int = 64) -> np.ndarray:

@@ -13,8 +13,9 @@
             | Contract(ranges, a, b, dtype)                  sum over ranges of a * b, summed in dtype
 
 A kernel says what is computed, never in which order: a Store holds for every point of its ranges,
-and stores of one kernel may run in any order or at once, except that a store may read (Load) at
-its own point what it overwrites. Stores over the same Range nodes share subexpressions. Reduce,
+and stores of one kernel may run in any order or at once. Stores over the same Range nodes share
+subexpressions, and at each point all their values are evaluated before any of them is stored: they
+may read (Load), at that point, what they overwrite. Reduce,
 ArgReduce and Contract bind their ranges. Indices are int64 element offsets into a flat buffer.
 `combine` ("add", "min", ...) accumulates into the buffer instead of overwriting: several points
 may then hit one element (scatter); they combine in row-major order of the ranges.

@@ -46,8 +46,13 @@ def _broadcast_to(asked: str, source: Shape, target: Sequence[Dim]) -> list[Dim]
         if ours not in (1, None) and theirs is not None and ours != theirs:
             raise _refuse(asked, source, target)
     # A size above 1 cannot change, so it tells an unknown target.
-    return [*target[:lead], *(s if t is None and s not in (1, None) else t
-                              for s, t in zip(source, target[lead:], strict=True))]
+    return [
+        *target[:lead],
+        *(
+            s if t is None and s not in (1, None) else t
+            for s, t in zip(source, target[lead:], strict=True)
+        ),
+    ]
 
 
 @register
@@ -116,8 +121,12 @@ def broadcast_to(x: Tensor, shape: Any, *, name: str | None = None) -> Tensor:
     tensor_of("broadcast_to", x)
     sizes = integers("broadcast_to", shape, "a size")
     if any(s < -1 for s in sizes):
-        raise ShapeError("broadcast_to", "sizes must not be negative, except for -1",
-                         received=list(sizes), advice="Use -1 to keep a size")
+        raise ShapeError(
+            "broadcast_to",
+            "sizes must not be negative, except for -1",
+            received=list(sizes),
+            advice="Use -1 to keep a size",
+        )
     op = BroadcastTo(sizes)
     inferred = op.infer(x.type)
     return apply(BroadcastTo(inferred.static_shape) if inferred.is_static else op, x, name=name)
@@ -193,7 +202,7 @@ class SumToLike(Op):
         axes = (*range(lead), *ones)
 
         def total(a: np.ndarray) -> np.ndarray:
-            return np.sum(a, axis=axes, dtype=a.dtype).reshape(like.shape)
+            return np.sum(a, axis=axes, dtype=a.dtype).reshape(like.shape)  # type: ignore[no-any-return]
 
         return np.asarray(half_as_float32(total, [x]))
 
@@ -205,8 +214,10 @@ class SumToLike(Op):
     def decompose(self, x: Tensor, like: Tensor) -> Tensor:
         source, target = x.type.static_shape, like.type.static_shape
         lead = len(source) - len(target)
-        axes = (*range(lead), *(lead + i for i, d in enumerate(target)
-                                if d == 1 and source[lead + i] != 1))
+        axes = (
+            *range(lead),
+            *(lead + i for i, d in enumerate(target) if d == 1 and source[lead + i] != 1),
+        )
         total = x.sum(axes) if axes else x
         return total if total.shape == target else total.reshape(target)  # type: ignore[no-any-return]
 
@@ -260,8 +271,9 @@ class Tile(Movement):
             return x
         full = _multiples(self.name, self.multiples, len(x.shape))
         sizes = (*[1] * (len(full) - len(x.shape)), *x.shape)
-        return TensorType([None if d is None else d * m for d, m in zip(sizes, full, strict=True)],
-                          x.dtype)
+        return TensorType(
+            [None if d is None else d * m for d, m in zip(sizes, full, strict=True)], x.dtype
+        )
 
     def reference(self, x: np.ndarray) -> np.ndarray:
         return np.tile(x, self.multiples)
@@ -311,8 +323,9 @@ def tile(x: Tensor, multiples: Any, *, name: str | None = None) -> Tensor:
     """
     times = integers("tile", multiples, "a multiple")
     if any(t < 0 for t in times):
-        raise AttributeValueError("tile", "a tensor cannot be repeated a negative number of times",
-                                  received=list(times))
+        raise AttributeValueError(
+            "tile", "a tensor cannot be repeated a negative number of times", received=list(times)
+        )
     return apply(Tile(times), tensor_of("tile", x), name=name)
 
 
@@ -332,10 +345,14 @@ class TileSum(Op):
         if len(x.shape) != len(self.multiples) or any(
             d is not None and d % m for d, m in zip(x.shape, self.multiples, strict=True)
         ):
-            raise ShapeError(self.name, "the sizes are not multiples of the numbers of parts",
-                             received=f"{show(x.shape)} in {list(self.multiples)} parts")
-        sizes = [None if d is None else d // m
-                 for d, m in zip(x.shape, self.multiples, strict=True)]
+            raise ShapeError(
+                self.name,
+                "the sizes are not multiples of the numbers of parts",
+                received=f"{show(x.shape)} in {list(self.multiples)} parts",
+            )
+        sizes = [
+            None if d is None else d // m for d, m in zip(x.shape, self.multiples, strict=True)
+        ]
         return TensorType(sizes, x.dtype)
 
     def reference(self, x: np.ndarray) -> np.ndarray:
@@ -366,8 +383,11 @@ class TileSum(Op):
 
     @classmethod
     def samples(cls) -> Sequence[Sample]:
-        return [sample(real(4, 3), multiples=(2, 1)), sample(real(4, 6), multiples=(2, 3)),
-                sample(real(0, 4), multiples=(2, 2))]
+        return [
+            sample(real(4, 3), multiples=(2, 1)),
+            sample(real(4, 6), multiples=(2, 3)),
+            sample(real(0, 4), multiples=(2, 2)),
+        ]
 
 
 @register

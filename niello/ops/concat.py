@@ -36,8 +36,12 @@ def _present(gradients: Sequence[Tensor | None], outputs: Sequence[Tensor]) -> l
 
 def _same_dtype(asked: str, types: Sequence[TensorType]) -> None:
     if not types:
-        raise ShapeError(asked, "there is nothing to join", received="no tensors",
-                         advice="Give at least one tensor")
+        raise ShapeError(
+            asked,
+            "there is nothing to join",
+            received="no tensors",
+            advice="Give at least one tensor",
+        )
     if any(t.dtype is not types[0].dtype for t in types):
         raise DTypeError(
             asked,
@@ -232,8 +236,12 @@ class Split(Movement):
 
     def _refuse(self, problem: str, total: int) -> None:
         raise ShapeError(
-            self.name, problem, received=f"{len(self.sizes)} parts, {list(self.sizes)}",
-            advice="The parts must add up to the size of the axis", axis=self.axis, size=total,
+            self.name,
+            problem,
+            received=f"{len(self.sizes)} parts, {list(self.sizes)}",
+            advice="The parts must add up to the size of the axis",
+            axis=self.axis,
+            size=total,
         )
 
     def infer(self, x: TensorType) -> tuple[TensorType, ...]:
@@ -244,9 +252,7 @@ class Split(Movement):
         sizes: Sequence[Dim] = (
             [None if s == -1 else s for s in self.sizes] if total is None else self.parts(total)
         )
-        return tuple(
-            TensorType((*x.shape[:axis], s, *x.shape[axis + 1 :]), x.dtype) for s in sizes
-        )
+        return tuple(TensorType((*x.shape[:axis], s, *x.shape[axis + 1 :]), x.dtype) for s in sizes)
 
     def reference(self, x: np.ndarray) -> tuple[np.ndarray, ...]:
         ends = list(accumulate(self.parts(x.shape[self.axis])))
@@ -276,9 +282,7 @@ class Split(Movement):
 
 
 @function
-def split(
-    x: Tensor, parts: Any, axis: int = 0, *, name: str | None = None
-) -> list[Tensor]:
+def split(x: Tensor, parts: Any, axis: int = 0, *, name: str | None = None) -> list[Tensor]:
     """`x` cut along `axis`: into `parts` equal parts, or into parts of the listed sizes.
 
     One listed size may be -1: it takes what is left. Raises ShapeError when the parts do not add
@@ -324,9 +328,11 @@ class Stack(Movement):
                 None not in (a, b) and a != b for a, b in zip(shape, merged, strict=True)
             ):
                 raise ShapeError(
-                    self.name, "the tensors differ in shape",
+                    self.name,
+                    "the tensors differ in shape",
                     received=" and ".join(show(s) for s in shapes),
-                    advice="Use concat for sizes that differ", shapes=tuple(shapes),
+                    advice="Use concat for sizes that differ",
+                    shapes=tuple(shapes),
                 )
             merged = [b if a is None else a for a, b in zip(merged, shape, strict=True)]
         axis = known_axis(self.name, self.axis, len(merged) + 1)
@@ -387,8 +393,10 @@ class Unstack(Movement):
         axis = known_axis(self.name, self.axis, len(x.shape))
         if x.shape[axis] not in (None, self.number):
             raise ShapeError(
-                self.name, f"axis {axis} does not have {self.number} slices",
-                received=show(x.shape), axis=axis,
+                self.name,
+                f"axis {axis} does not have {self.number} slices",
+                received=show(x.shape),
+                axis=axis,
             )
         return (TensorType((*x.shape[:axis], *x.shape[axis + 1 :]), x.dtype),) * self.number
 
@@ -437,8 +445,11 @@ def unstack(
     count = number if number is not None or x.shape is None else x.shape[where]
     if count is None:
         raise ShapeError(
-            "unstack", "the size of the axis is unknown", received=show(x.shape),
-            advice="Say how many slices there are with number=", axis=axis,
+            "unstack",
+            "the size of the axis is unknown",
+            received=show(x.shape),
+            advice="Say how many slices there are with number=",
+            axis=axis,
         )
     found = x.graph.apply(
         Unstack(where, integer("unstack", count, "the number of slices")), x, name=name

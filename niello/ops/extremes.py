@@ -29,7 +29,7 @@ from niello.graph.opdef import (
 )
 from niello.graph.tensor import Tensor
 from niello.kernel.build import Builder, Index, Value
-from niello.kernel.ir import Expr
+from niello.kernel.ir import Expr, reduce_identity
 from niello.ops.define import cast_to, check_dtype, half_as_float32
 from niello.ops.movement import apply, known_axes, tensor_of, wide
 from niello.ops.reduce import (
@@ -50,18 +50,15 @@ class Extreme(Reduction):
     word: ClassVar[str]  # "min" or "max"
 
     def reference(self, x: np.ndarray) -> np.ndarray:
-        ufunc = np.minimum if self.word == "min" else np.maximum
-        numeric = x.dtype.kind not in "biu"
-        if numeric:
-            start: Any = np.inf if self.word == "min" else -np.inf
-        elif x.dtype == bool:
-            start = self.word == "min"
-        else:
-            start = np.iinfo(x.dtype).max if self.word == "min" else np.iinfo(x.dtype).min
+        ufunc: Any = np.minimum if self.word == "min" else np.maximum
+        start = np.asarray(reduce_identity(self.word, element_types.dtype(x.dtype)))
 
         def extreme(a: np.ndarray) -> np.ndarray:
             axes = tuple(range(a.ndim)) if self.axes is None else self.axes
-            return ufunc.reduce(a, axis=axes, keepdims=self.keepdims, initial=start)  # type: ignore[no-any-return]
+            found = ufunc.reduce(
+                a, axis=axes, keepdims=self.keepdims, initial=start.astype(a.dtype)
+            )
+            return np.asarray(found)
 
         return np.asarray(half_as_float32(extreme, [x]))
 
@@ -173,16 +170,21 @@ class ArgExtreme(Reduction):
             sizes: list[Dim] = [x.shape[a] for a in self.gone(len(x.shape))]
             if 0 in sizes and 0 not in (found.shape or ()):
                 raise ShapeError(
-                    self.name, "there is no extreme of nothing", received=show(x.shape),
-                    advice="Reduce axes that are not empty", axes=self.axes,
+                    self.name,
+                    "there is no extreme of nothing",
+                    received=show(x.shape),
+                    advice="Reduce axes that are not empty",
+                    axes=self.axes,
                 )
         return found
 
     def reference(self, x: np.ndarray) -> np.ndarray:
         gone = self.gone(x.ndim)
         rest = [a for a in range(x.ndim) if a not in gone]
-        rows = x.transpose(*rest, *gone).reshape(*(x.shape[a] for a in rest), -1) if x.size else (
-            np.zeros((*(x.shape[a] for a in rest), 1), x.dtype)
+        rows = (
+            x.transpose(*rest, *gone).reshape(*(x.shape[a] for a in rest), -1)
+            if x.size
+            else (np.zeros((*(x.shape[a] for a in rest), 1), x.dtype))
         )
         if rows.dtype.kind == "V" or rows.dtype.itemsize == 2:
             rows = rows.astype(np.float64)
@@ -293,8 +295,14 @@ def _position(
 
 
 @function
-def argmin(x: Tensor, axis: Any = None, keepdims: bool = False, *, dtype: Any = int32,
-           name: str | None = None) -> Tensor:
+def argmin(
+    x: Tensor,
+    axis: Any = None,
+    keepdims: bool = False,
+    *,
+    dtype: Any = int32,
+    name: str | None = None,
+) -> Tensor:
     """Position of the first smallest element along `axis`, as int32 (or int64 by `dtype`).
 
     With several axes, or None for all, the position counts in row-major order over them. NaN wins.
@@ -309,8 +317,14 @@ def argmin(x: Tensor, axis: Any = None, keepdims: bool = False, *, dtype: Any = 
 
 
 @function
-def argmax(x: Tensor, axis: Any = None, keepdims: bool = False, *, dtype: Any = int32,
-           name: str | None = None) -> Tensor:
+def argmax(
+    x: Tensor,
+    axis: Any = None,
+    keepdims: bool = False,
+    *,
+    dtype: Any = int32,
+    name: str | None = None,
+) -> Tensor:
     """Position of the first largest element along `axis`, as int32 (or int64 by `dtype`).
 
     With several axes, or None for all, the position counts in row-major order over them. NaN wins.

@@ -109,7 +109,8 @@ class Gathering(Op):
         axis = known_axis(self.name, self.axis, rank)
         if not 0 <= self.batch_dims <= axis:
             raise ShapeError(
-                self.name, "batch axes must come before the gathered axis",
+                self.name,
+                "batch axes must come before the gathered axis",
                 received=f"batch_dims {self.batch_dims}, axis {axis}",
                 advice="Use batch_dims from 0 to axis",
             )
@@ -121,8 +122,12 @@ class Gathering(Op):
         if index.shape is None:
             return
         if len(index.shape) < self.batch_dims:
-            raise ShapeError(self.name, "the indices lack batch axes", received=show(index.shape),
-                             advice=f"They need rank {self.batch_dims} or more")
+            raise ShapeError(
+                self.name,
+                "the indices lack batch axes",
+                received=show(index.shape),
+                advice=f"They need rank {self.batch_dims} or more",
+            )
         if data is not None:
             merge_shapes(data[: self.batch_dims], index.shape[: self.batch_dims], self.name)
 
@@ -148,9 +153,7 @@ class Gather(Gathering):
         if index.shape is None:
             return TensorType(None, x.dtype)
         chosen = index.shape[self.batch_dims :]
-        return TensorType(
-            (*x.shape[: layout.axis], *chosen, *x.shape[layout.axis + 1 :]), x.dtype
-        )
+        return TensorType((*x.shape[: layout.axis], *chosen, *x.shape[layout.axis + 1 :]), x.dtype)
 
     def reference(self, x: np.ndarray, index: np.ndarray) -> np.ndarray:
         axis = self.layout(x.ndim).axis
@@ -219,8 +222,9 @@ class GatherSum(Gathering):
         if dy.shape is None or index.shape is None:
             return TensorType(None, dy.dtype)
         layout, chosen = self._parts(len(dy.shape), len(index.shape))
-        merge_shapes(dy.shape[layout.axis : layout.axis + chosen], index.shape[layout.batch :],
-                     self.name)
+        merge_shapes(
+            dy.shape[layout.axis : layout.axis + chosen], index.shape[layout.batch :], self.name
+        )
         shape = (*dy.shape[: layout.axis], self.size, *dy.shape[layout.axis + chosen :])
         return TensorType(shape, dy.dtype)
 
@@ -369,8 +373,9 @@ def gather(
         (None, 12, 64)
     """
     where = known_axis("gather", axis, tensor_of("gather", x).rank)
-    chosen = as_operand("gather", x, np.asarray(indices) if isinstance(indices, (int, list, tuple))
-                        else indices)
+    chosen = as_operand(
+        "gather", x, np.asarray(indices) if isinstance(indices, (int, list, tuple)) else indices
+    )
     op = Gather(where, integer("gather", batch_dims, "the number of batch axes"))
     return apply(op, x, chosen, name=name)
 
@@ -396,8 +401,12 @@ def gather_along_axis(
     where = normalise_axis(axis, rank, "gather_along_axis")
     chosen = as_operand("gather_along_axis", x, indices)
     if chosen.rank not in (None, rank):
-        raise ShapeError("gather_along_axis", f"the indices do not have rank {rank}",
-                         received=show(chosen.shape), advice="Give one index for each element")
+        raise ShapeError(
+            "gather_along_axis",
+            f"the indices do not have rank {rank}",
+            received=show(chosen.shape),
+            advice="Give one index for each element",
+        )
     # With the axis last, everything before it is a batch.
     last = rank - 1
     if where == last:
@@ -445,8 +454,15 @@ class OneHot(Op):
     @classmethod
     def samples(cls) -> Sequence[Sample]:
         def one(depth: int, axis: int, dtype: DType, on: float, off: float, *shape: int) -> Sample:
-            return sample(real(*shape, low=0, high=4), depth=depth, axis=axis, dtype=dtype, on=on,
-                          off=off, grad=False)
+            return sample(
+                real(*shape, low=0, high=4),
+                depth=depth,
+                axis=axis,
+                dtype=dtype,
+                on=on,
+                off=off,
+                grad=False,
+            )
 
         outside = np.array([-1, 0, 3, 7], np.int32)
         return [

@@ -30,8 +30,9 @@ from niello.ops.normalise import (
 
 def _epsilon(asked: str, value: Any) -> float:
     if not isinstance(value, (int, float)) or not value >= 0:
-        raise AttributeValueError(asked, "epsilon must be a number, not negative",
-                                  received=repr(value))
+        raise AttributeValueError(
+            asked, "epsilon must be a number, not negative", received=repr(value)
+        )
     return float(value)
 
 
@@ -137,8 +138,10 @@ def batch_norm(
         (2, 3, 4)
     """
     tensor_of("batch_norm", x)
-    given = [None if p is None else channel_vector("batch_norm", as_operand("batch_norm", x, p), x,
-                                                   axis) for p in (mean, variance, gamma, beta)]
+    given = [
+        None if p is None else channel_vector("batch_norm", as_operand("batch_norm", x, p), x, axis)
+        for p in (mean, variance, gamma, beta)
+    ]
     return normalise(x, *given, epsilon=epsilon, name=name)
 
 
@@ -167,8 +170,9 @@ def batch_norm_training(
     """
     asked = "batch_norm_training"
     rank = require_rank(asked, tensor_of(asked, x).type, "to tell the axes")
-    op = BatchNorm(known_axis(asked, axis, rank), _epsilon(asked, epsilon), gamma is not None,
-                   beta is not None)
+    op = BatchNorm(
+        known_axis(asked, axis, rank), _epsilon(asked, epsilon), gamma is not None, beta is not None
+    )
     y = apply(op, x, *_given(asked, x, gamma, beta), name=name)
     # The same operations as inside the op, so that they are shared with it.
     w = wide(x)
@@ -201,8 +205,7 @@ def instance_norm(
         (8, 3, 4, 4)
     """
     axis = known_axis("instance_norm", axis, tensor_of("instance_norm", x).rank)
-    op = InstanceNorm(axis, _epsilon("instance_norm", epsilon), gamma is not None,
-                      beta is not None)
+    op = InstanceNorm(axis, _epsilon("instance_norm", epsilon), gamma is not None, beta is not None)
     return apply(op, x, *_given("instance_norm", x, gamma, beta), name=name)
 
 
@@ -233,6 +236,7 @@ def group_norm(
     count = integer("group_norm", groups, "the number of groups")
     if count < 1:
         raise AttributeValueError("group_norm", "there must be at least one group", received=count)
-    op = GroupNorm(axis, count, _epsilon("group_norm", epsilon), gamma is not None,
-                   beta is not None)
+    op = GroupNorm(
+        axis, count, _epsilon("group_norm", epsilon), gamma is not None, beta is not None
+    )
     return apply(op, x, *_given("group_norm", x, gamma, beta), name=name)

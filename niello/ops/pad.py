@@ -54,8 +54,10 @@ class Pad(Movement):
             return TensorType((None,) * rank, x.dtype)
         if len(x.shape) != rank:
             raise ShapeError(
-                self.name, f"padding for {rank} axes does not fit rank {len(x.shape)}",
-                received=show(x.shape), advice="Give one (before, after) pair for each axis",
+                self.name,
+                f"padding for {rank} axes does not fit rank {len(x.shape)}",
+                received=show(x.shape),
+                advice="Give one (before, after) pair for each axis",
             )
         sizes: list[Dim] = []
         for axis, (size, a, b) in enumerate(zip(x.shape, self.before, self.after, strict=True)):
@@ -95,7 +97,7 @@ class Pad(Movement):
 
     def _unpad(self, g: Tensor, axis: int, before: int, after: int) -> Tensor:
         """The gradient along one axis: the middle, plus the added parts where they came from."""
-        middle = g.slice([before], [-after or None], axes=[axis])
+        middle: Tensor = g.slice([before], [-after or None], axes=[axis])
         if self.mode == "constant":
             return middle
         total = middle
@@ -149,8 +151,13 @@ class Pad(Movement):
 
     @classmethod
     def samples(cls) -> Sequence[Sample]:
-        def one(mode: str, before: tuple[int, ...], after: tuple[int, ...], *shape: int,
-                value: float = 0.0) -> Sample:
+        def one(
+            mode: str,
+            before: tuple[int, ...],
+            after: tuple[int, ...],
+            *shape: int,
+            value: float = 0.0,
+        ) -> Sample:
             return sample(real(*shape), before=before, after=after, mode=mode, value=value)
 
         return [
@@ -186,17 +193,27 @@ def _pairs(x: Tensor, padding: Any, axes: Any) -> tuple[tuple[int, ...], tuple[i
         given = [pair * 2 if len(pair) == 1 else pair] * len(where)
     if rank is None:
         if axes is not None or not given:
-            raise ShapeError("pad", "the rank of the tensor is unknown", received=str(x.type),
-                             advice="Give one (before, after) pair for each axis")
+            raise ShapeError(
+                "pad",
+                "the rank of the tensor is unknown",
+                received=str(x.type),
+                advice="Give one (before, after) pair for each axis",
+            )
         rank = len(given)
     if len(given) != len(where) or any(len(p) != 2 for p in given):
         raise AttributeValueError(
-            "pad", "there must be one (before, after) pair for each padded axis",
-            received=repr(padding), advice=f"Give {len(where)} pairs",
+            "pad",
+            "there must be one (before, after) pair for each padded axis",
+            received=repr(padding),
+            advice=f"Give {len(where)} pairs",
         )
     if axes is None and len(given) != rank:
-        raise ShapeError("pad", f"{len(given)} pairs do not fit rank {rank}",
-                         received=repr(padding), advice="Give a pair for each axis, or axes=")
+        raise ShapeError(
+            "pad",
+            f"{len(given)} pairs do not fit rank {rank}",
+            received=repr(padding),
+            advice="Give a pair for each axis, or axes=",
+        )
     full = {known_axis("pad", a, rank): p for a, p in zip(where, given, strict=True)}
     both = [full.get(a, (0, 0)) for a in range(rank)]
     return tuple(b for b, _ in both), tuple(a for _, a in both)
@@ -228,11 +245,19 @@ def pad(
         (None, 5)
     """
     if mode not in MODES:
-        raise AttributeValueError("pad", "there is no such mode", received=repr(mode),
-                                  advice=f"Use one of {', '.join(MODES)}")
+        raise AttributeValueError(
+            "pad",
+            "there is no such mode",
+            received=repr(mode),
+            advice=f"Use one of {', '.join(MODES)}",
+        )
     before, after = _pairs(tensor_of("pad", x), padding, axes)
     if any(w < 0 for w in (*before, *after)):
-        raise AttributeValueError("pad", "a width must not be negative", received=repr(padding),
-                                  advice="Use slice to cut elements off")
+        raise AttributeValueError(
+            "pad",
+            "a width must not be negative",
+            received=repr(padding),
+            advice="Use slice to cut elements off",
+        )
     fill: Any = value if x.dtype.is_float else int(value)
     return apply(Pad(before, after, mode, fill), x, name=name)

@@ -30,18 +30,17 @@ def _others(g: Tensor, x: Tensor, axis: int) -> Tensor:
     assert x.shape is not None
     size = x.shape[axis]
     assert size is not None
-    levels: list[tuple[Tensor, Tensor, Tensor | None]] = []
+    levels: list[tuple[int, Tensor, Tensor, Tensor | None]] = []
     while size > 1:
         half = size // 2
         first = x.slice([0], [half], axes=[axis])
         second = x.slice([half], [2 * half], axes=[axis])
         odd = x.slice([2 * half], [size], axes=[axis]) if size % 2 else None
-        levels.append((first, second, odd))
+        levels.append((half, first, second, odd))
         pairs = first * second
         x = pairs if odd is None else _concat([pairs, odd], axis)
         size = half + size % 2
-    for first, second, odd in reversed(levels):
-        half = second.shape[axis]  # type: ignore[index]
+    for half, first, second, odd in reversed(levels):
         above = g.slice([0], [half], axes=[axis])
         parts = [above * second, above * first]
         if odd is not None:
@@ -119,8 +118,9 @@ class ProdGradient(Op):
         only = (FLOATS[2],)
         return [
             sample(same, one, axes=(1,), grad=False, dtypes=only),
-            sample(np.ones((2, 3, 5), np.float32), real(2, 3, 5), axes=(0, 2), grad=False,
-                   dtypes=only),
+            sample(
+                np.ones((2, 3, 5), np.float32), real(2, 3, 5), axes=(0, 2), grad=False, dtypes=only
+            ),
             sample(np.ones((2, 0), np.float32), real(2, 0), axes=(1,), grad=False, dtypes=only),
         ]
 

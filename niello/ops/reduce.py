@@ -114,7 +114,8 @@ class Spread(Op):
             )
             if not fits:
                 raise ShapeError(
-                    self.name, f"does not fit {show(like.shape)} reduced over {self.axes}",
+                    self.name,
+                    f"does not fit {show(like.shape)} reduced over {self.axes}",
                     received=show(x.shape),
                 )
         return TensorType(like.shape, x.dtype)
@@ -154,8 +155,15 @@ class Spread(Op):
             sample(real(), real(2, 3), axes=None, keepdims=False),
             sample(real(2), real(2, 0), axes=(1,), keepdims=False),
             sample(real(2), real(2, 3), axes=(-1,), keepdims=False, divide=True, dtypes=FLOATS),
-            sample(real(2), real(2, 3), axes=(1,), keepdims=False, divide=True, correction=1,
-                   dtypes=FLOATS),
+            sample(
+                real(2),
+                real(2, 3),
+                axes=(1,),
+                keepdims=False,
+                divide=True,
+                correction=1,
+                dtypes=FLOATS,
+            ),
         ]
 
 
@@ -215,7 +223,7 @@ class Sum(Reduction):
     def reference(self, x: np.ndarray) -> np.ndarray:
         def total(a: np.ndarray) -> np.ndarray:
             kind = np.int32 if a.dtype == bool else a.dtype
-            return np.sum(a, axis=self.axes, dtype=kind, keepdims=self.keepdims)  # type: ignore[no-any-return]
+            return np.asarray(np.sum(a, axis=self.axes, dtype=kind, keepdims=self.keepdims))
 
         return np.asarray(half_as_float32(total, [x]))
 
@@ -303,8 +311,14 @@ class Mean(Reduction):
         self, gradients: Sequence[Tensor], inputs: Sequence[Tensor], outputs: Sequence[Tensor]
     ) -> Sequence[Tensor | None]:
         return [
-            spread(gradients[0], inputs[0], self.axes, self.keepdims, divide=True,
-                   correction=self.correction)
+            spread(
+                gradients[0],
+                inputs[0],
+                self.axes,
+                self.keepdims,
+                divide=True,
+                correction=self.correction,
+            )
         ]
 
     def lower(self, k: Builder, output: int, index: Index, *inputs: Value) -> Expr:
@@ -319,7 +333,6 @@ class Mean(Reduction):
             sample(real(3, 0), axes=(1,), keepdims=False, grad=False),
             special_sample(FLOATS[2]),
         ]
-
 
 
 def reduce(op: type[Reduction], x: Tensor, axes: Any, keepdims: bool, name: str | None) -> Tensor:

@@ -311,7 +311,8 @@ class FlattenAxes(Regrouping):
         end = known_axis(self.name, self.end, len(x.shape))
         if start > end:
             raise ShapeError(
-                self.name, "the first axis comes after the last one",
+                self.name,
+                "the first axis comes after the last one",
                 received=f"start {self.start}, end {self.end} of {show(x.shape)}",
             )
         merged = product(x.shape[start : end + 1])
@@ -380,9 +381,7 @@ def unflatten(x: Tensor, axis: int, sizes: Any, *, name: str | None = None) -> T
         >>> nl.unflatten(nl.Graph().placeholder((None, 6, 5)), 1, (2, -1)).shape
         (None, 2, 3, 5)
     """
-    op = Unflatten(
-        known_axis("unflatten", axis, x.rank), integers("unflatten", sizes, "a size")
-    )
+    op = Unflatten(known_axis("unflatten", axis, x.rank), integers("unflatten", sizes, "a size"))
     return apply(op, x, name=name)
 
 
@@ -503,8 +502,11 @@ class ShapeQuery(Op):
 
     @classmethod
     def samples(cls) -> Sequence[Sample]:
-        return [sample(real(2, 3), grad=False), sample(real(), grad=False),
-                sample(real(0, 4), grad=False)]
+        return [
+            sample(real(2, 3), grad=False),
+            sample(real(), grad=False),
+            sample(real(0, 4), grad=False),
+        ]
 
 
 def _fits_int32(asked: str, x: TensorType) -> None:

@@ -259,7 +259,8 @@ class Place(Movement):
         for run, size in zip(self.runs(), self.shape, strict=True):
             if len(run) and (min(run) < 0 or max(run) >= size):
                 raise ShapeError(
-                    self.name, "the part does not fit into the whole",
+                    self.name,
+                    "the part does not fit into the whole",
                     received=f"{show(self.part)} into {show(self.shape)}",
                     advice=f"It starts at {list(self.starts)} and goes by {list(self.strides)}",
                 )
@@ -348,8 +349,10 @@ class PlaceLike(LikeOp):
                 d is not None and d != w for d, w in zip(x.shape, wanted, strict=True)
             ):
                 raise ShapeError(
-                    self.name, "the part does not have the shape of the window",
-                    received=show(x.shape), advice=f"The window has {show(tuple(wanted))}",
+                    self.name,
+                    "the part does not have the shape of the window",
+                    received=show(x.shape),
+                    advice=f"The window has {show(tuple(wanted))}",
                 )
         return TensorType(like.shape, x.dtype)
 
@@ -405,16 +408,21 @@ class SliceUpdate(Windowed):
 
     def infer(self, x: TensorType, update: TensorType) -> TensorType:
         if x.dtype is not update.dtype:
-            raise DTypeError(self.name, "the update has another element type",
-                             received=f"{x.dtype.name} and {update.dtype.name}")
+            raise DTypeError(
+                self.name,
+                "the update has another element type",
+                received=f"{x.dtype.name} and {update.dtype.name}",
+            )
         if x.shape is not None and update.shape is not None:
             wanted = self.window.result(x.shape)
             if len(wanted) != len(update.shape) or any(
                 None not in (a, b) and a != b for a, b in zip(wanted, update.shape, strict=True)
             ):
                 raise ShapeError(
-                    self.name, "the update does not have the shape of the window",
-                    received=show(update.shape), advice=f"The window has {show(tuple(wanted))}",
+                    self.name,
+                    "the update does not have the shape of the window",
+                    received=show(update.shape),
+                    advice=f"The window has {show(tuple(wanted))}",
                 )
         return x
 
@@ -448,8 +456,14 @@ class SliceUpdate(Windowed):
     def samples(cls) -> Sequence[Sample]:
         return [
             sample(real(5, 4), real(2, 4), axes=(0,), starts=(1,), ends=(3,), strides=(1,)),
-            sample(real(5, 4), real(3, 2), axes=(0, 1), starts=(None, 0), ends=(None, 4),
-                   strides=(-2, 2)),
+            sample(
+                real(5, 4),
+                real(3, 2),
+                axes=(0, 1),
+                starts=(None, 0),
+                ends=(None, 4),
+                strides=(-2, 2),
+            ),
             sample(real(5, 4), real(0, 4), axes=(0,), starts=(3,), ends=(3,), strides=(1,)),
             sample(real(2), real(2), axes=(), starts=(), ends=(), strides=()),
         ]

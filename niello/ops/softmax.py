@@ -35,8 +35,12 @@ def _samples() -> list[Sample]:
         sample(real(0, 2), axes=(1,)),
         sample(_WIDE_ROW, axes=(1,), dtypes=(float32,), grad=False),
         sample(np.full((1, 2), -np.inf, np.float32), axes=(1,), dtypes=(float32,), grad=False),
-        sample(np.array([[1, np.nan], [np.inf, 0]], np.float32), axes=(1,), dtypes=(float32,),
-               grad=False),
+        sample(
+            np.array([[1, np.nan], [np.inf, 0]], np.float32),
+            axes=(1,),
+            dtypes=(float32,),
+            grad=False,
+        ),
     ]
 
 
@@ -195,8 +199,13 @@ class LogSumExp(Op):
             *axes_samples(),
             sample(real(2, 0), axes=(1,), keepdims=False, grad=False),
             sample(_WIDE_ROW, axes=(1,), keepdims=False, dtypes=(float32,), grad=False),
-            sample(np.full((1, 2), -np.inf, np.float32), axes=(1,), keepdims=False,
-                   dtypes=(float32,), grad=False),
+            sample(
+                np.full((1, 2), -np.inf, np.float32),
+                axes=(1,),
+                keepdims=False,
+                dtypes=(float32,),
+                grad=False,
+            ),
             special_sample(float32),
         ]
 

@@ -53,8 +53,9 @@ class Variance(Op):
     ) -> Sequence[Tensor | None]:
         (x,) = inputs
         w = wide(x)
-        share = spread(wide(gradients[0]), w, self.axes, self.keepdims, divide=True,
-                       correction=self.correction)
+        share = spread(
+            wide(gradients[0]), w, self.axes, self.keepdims, divide=True, correction=self.correction
+        )
         return [cast_to(2.0 * share * (w - w.mean(self.axes, True)), x.dtype)]
 
     def decompose(self, x: Tensor) -> Tensor:
@@ -71,8 +72,13 @@ class Variance(Op):
             sample(real(3, 4), axes=None, keepdims=True, correction=1),
             sample(real(3, 1), axes=(1,), keepdims=False, correction=1, grad=False),
             sample(real(3, 0), axes=(1,), keepdims=False, grad=False),
-            sample(np.full((2, 3), 1e4, np.float32), axes=(1,), keepdims=False, grad=False,
-                   dtypes=FLOATS[:1] + FLOATS[2:]),
+            sample(
+                np.full((2, 3), 1e4, np.float32),
+                axes=(1,),
+                keepdims=False,
+                grad=False,
+                dtypes=FLOATS[:1] + FLOATS[2:],
+            ),
             special_sample(float32),
         ]
 

@@ -33,21 +33,29 @@ def _part(x: Tensor, part: Any) -> Any:
     if part is None or isinstance(part, builtins.slice):
         return part
     if isinstance(part, (bool, np.bool_)):
-        raise DTypeError("index", "a truth value is not an index", received=repr(part),
-                         advice="Use niello.select to choose by a condition")
+        raise DTypeError(
+            "index",
+            "a truth value is not an index",
+            received=repr(part),
+            advice="Use niello.select to choose by a condition",
+        )
     if isinstance(part, (list, np.ndarray)):
         part = x.graph.constant(np.asarray(part))
     if isinstance(part, Tensor):
         if not part.dtype.is_integer:
-            raise DTypeError("index", "a tensor that indexes must hold integers",
-                             received=part.dtype.name,
-                             advice="Use niello.select to choose by a condition")
+            raise DTypeError(
+                "index",
+                "a tensor that indexes must hold integers",
+                received=part.dtype.name,
+                advice="Use niello.select to choose by a condition",
+            )
         return part
     try:
         return operator.index(part)
     except TypeError:
         raise DTypeError(
-            "index", "a subscript takes integers, slices, None, ... and one integer tensor",
+            "index",
+            "a subscript takes integers, slices, None, ... and one integer tensor",
             received=repr(part),
         ) from None
 
@@ -57,12 +65,18 @@ def _parts(x: Tensor, key: Any) -> tuple[list[Any], list[Any] | None]:
     listed = list(key) if isinstance(key, tuple) else [key]
     dots = [i for i, p in enumerate(listed) if p is Ellipsis]
     if len(dots) > 1:
-        raise ShapeError("index", "a subscript takes at most one ...", received=str(len(dots)))
+        raise ShapeError(
+            "index", "a subscript takes at most one Ellipsis (...)", received=str(len(dots))
+        )
     parts = [p if p is Ellipsis else _part(x, p) for p in listed]
     used = sum(p is not None and p is not Ellipsis for p in parts)
     if x.rank is not None and used > x.rank:
-        raise ShapeError("index", f"{used} indices for a tensor of rank {x.rank}",
-                         received=show(x.shape), advice="Use fewer indices")
+        raise ShapeError(
+            "index",
+            f"{used} indices for a tensor of rank {x.rank}",
+            received=show(x.shape),
+            advice="Use fewer indices",
+        )
     if not dots:
         return parts, None
     return parts[: dots[0]], parts[dots[0] + 1 :]
@@ -80,15 +94,23 @@ def _read(x: Tensor, plan: _Plan, part: Any, axis: int) -> None:
             plan.windows.append((axis, part.start, part.stop, step))
     elif isinstance(part, Tensor):
         if plan.chosen is not None:
-            raise ShapeError("index", "only one axis can be indexed by a tensor", received="two",
-                             advice="Apply niello.gather twice, or gather_along_axis")
+            raise ShapeError(
+                "index",
+                "only one axis can be indexed by a tensor",
+                received="two",
+                advice="Apply niello.gather twice, or gather_along_axis",
+            )
         plan.chosen = (axis, part)
     else:
         size = _size(x, axis)
         if size is not None and not -size <= part < size:
-            raise ShapeError("index", f"index {part} is outside of axis {axis}, of size {size}",
-                             received=part, advice=f"Use an index from {-size} to {size - 1}",
-                             axis=axis)
+            raise ShapeError(
+                "index",
+                f"index {part} is outside of axis {axis}, of size {size}",
+                received=part,
+                advice=f"Use an index from {-size} to {size - 1}",
+                axis=axis,
+            )
         plan.windows.append((axis, part, None if part == -1 else part + 1, 1))
         plan.dropped.append(axis)
 
@@ -124,12 +146,15 @@ def _check_mixture(key: Any) -> None:
         "slice" if p is None or p is Ellipsis or isinstance(p, builtins.slice) else "index"
         for p in listed
     ]
-    runs = sum(a == "index" and b == "slice" for a, b in zip(kinds, [*kinds[1:], "slice"],
-                                                             strict=True))
+    runs = sum(
+        a == "index" and b == "slice" for a, b in zip(kinds, [*kinds[1:], "slice"], strict=True)
+    )
     if runs > 1:
         raise ShapeError(
-            "index", "integers and a tensor must be next to each other in one subscript",
-            received=repr(key), advice="Apply the integers first: x[..., 0][tensor]",
+            "index",
+            "integers and a tensor must be next to each other in one subscript",
+            received=repr(key),
+            advice="Apply the integers first: x[..., 0][tensor]",
         )
 
 
@@ -161,8 +186,12 @@ def index(x: Tensor, key: Any) -> Tensor:
         # Axes behind the gathered one have moved by what it became.
         rank = chosen.rank
         if rank is None and plan.dropped:
-            raise ShapeError("index", "the rank of the tensor that indexes is unknown",
-                             received=str(chosen.type), advice="Use niello.gather")
+            raise ShapeError(
+                "index",
+                "the rank of the tensor that indexes is unknown",
+                received=str(chosen.type),
+                advice="Use niello.gather",
+            )
         moved = (rank or 0) - 1
         plan.dropped = [
             d + moved if d > axis >= 0 else d - moved if d < axis < 0 else d for d in plan.dropped

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from niello.core.dtypes import uint8
 from niello.runtime.buffer import Buffer, HostPool
 
 
@@ -31,6 +32,17 @@ class HostDevice:
         """A buffer that is the memory of a C-contiguous array; it keeps the array alive."""
         address, read_only = array.__array_interface__["data"]
         return Buffer(self, address, array.nbytes, owner=array, writable=not read_only)
+
+    def upload(self, buffer: Buffer, offset: int, array: np.ndarray) -> None:
+        """Copy a C-contiguous array into a buffer, `offset` bytes in."""
+        buffer.array(uint8, (array.nbytes,), offset)[...] = array.reshape(-1).view(np.uint8)
+
+    def download(self, buffer: Buffer, offset: int, array: np.ndarray) -> None:
+        """Fill a C-contiguous array from a buffer, `offset` bytes in."""
+        array.reshape(-1).view(np.uint8)[...] = buffer.array(uint8, (array.nbytes,), offset)
+
+    def synchronize(self) -> None:
+        """Wait for everything that was started: nothing here, runs block."""
 
     def memory_stats(self) -> dict[str, int]:
         """Bytes: current, peak, cached."""

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from niello.core.dtypes import DType
 from niello.runtime.commands import Program
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 @dataclass(frozen=True)
@@ -49,10 +52,11 @@ class Loaded(Protocol):
     program: Program
 
     def play(self, handles: Sequence[Any]) -> None:
-        """Run with one buffer handle per argument (see Program.buffers). Blocks until done.
+        """Run with one buffer handle per argument (see Program.buffers), arena included.
 
-        Arena included: handles are what Device.allocate gave (`Buffer.handle`: an address for
-        devices with host memory)."""
+        Handles are `Buffer.handle` of what Device.allocate gave: an address for devices with host
+        memory. Devices with host memory block until done; others may return when the work is
+        queued, and then keep to the order of the calls (upload, play, download)."""
 
     def image(self) -> bytes:
         """The machine code, for packages and the disk cache; empty when there is none."""
@@ -75,6 +79,16 @@ class Device(Protocol):
 
         Raises OutOfMemory."""
 
+    def upload(self, buffer: Any, offset: int, array: np.ndarray) -> None:
+        """Copy a C-contiguous host array into a buffer, `offset` bytes in."""
+
+    def download(self, buffer: Any, offset: int, array: np.ndarray) -> None:
+        """Fill a C-contiguous host array from a buffer, `offset` bytes in; waits for what was
+        started before."""
+
+    def synchronize(self) -> None:
+        """Wait until everything that was started is done. Raises DeviceLost, DeviceError."""
+
     def compile(self, program: Program, options: CompileOptions) -> Loaded:
         """Machine code for the whole command list."""
 
@@ -83,6 +97,16 @@ class Device(Protocol):
 
     def memory_stats(self) -> dict[str, int]:
         """Bytes: current, peak, cached."""
+
+    def dlpack_device(self) -> tuple[int, int]:
+        """DLPack's device type and number; only for devices without host memory."""
+
+    def export_dlpack(self, value: Any, **options: Any) -> Any:
+        """A DLPack capsule of a TensorData; only for devices without host memory."""
+
+    def import_dlpack(self, tensor: Any) -> Any:
+        """A TensorData on this device of another library's tensor, or None when it is elsewhere;
+        only for devices without host memory."""
 
     def release_memory(self) -> None:
         """Give cached memory back to the system."""

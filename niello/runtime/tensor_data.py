@@ -134,8 +134,19 @@ class TensorData:
     # --- what it holds -----------------------------------------------------------
 
     def numpy(self) -> np.ndarray:
-        """A NumPy view of the value; it keeps the memory alive. Raises DeviceError off the host."""
-        return self.buffer.array(self.type.dtype, self.type.static_shape, self.offset)
+        """The value for NumPy: a view that keeps the memory alive, or, from a device whose memory
+        the host cannot see, a copy."""
+        if self.device.host_memory:
+            return self.buffer.array(self.type.dtype, self.type.static_shape, self.offset)
+        array = np.empty(self.type.static_shape, self.type.dtype.numpy)
+        self.device.download(self.buffer, self.offset, array)
+        return array
+
+    def to(self, device: Any) -> TensorData:
+        """The same value on another opened device; itself when it is there already."""
+        if device is self.device or (device.host_memory and self.device.host_memory):
+            return self
+        return on_device(self.numpy(), device)
 
     def item(self) -> Any:
         """The only element, as a Python number. Raises ShapeError for any other size."""
@@ -151,6 +162,8 @@ class TensorData:
 
     def copy(self) -> TensorData:
         """The same value in memory of its own, on the same device."""
+        if not self.device.host_memory:
+            return on_device(self.numpy(), self.device)
         return TensorData.from_numpy(self.numpy(), self.device, copy=True)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
@@ -179,6 +192,8 @@ class TensorData:
         }
 
     def __dlpack_device__(self) -> tuple[int, int]:
+        if not self.device.host_memory:
+            return self.device.dlpack_device()  # type: ignore[no-any-return]
         return (_DLPACK_CPU, 0)
 
     def __dlpack__(
@@ -189,6 +204,8 @@ class TensorData:
         dl_device: tuple[int, int] | None = None,
         copy: bool | None = None,
     ) -> Any:
+        if not self.device.host_memory:
+            return self.device.export_dlpack(self, stream=stream, max_version=max_version, copy=copy)
         view = self.numpy()
         options = {"max_version": max_version, "dl_device": dl_device, "copy": copy}
         given: dict[str, Any] = {
@@ -216,8 +233,6 @@ class TensorData:
 
     def __repr__(self) -> str:
         head = f"TensorData({self.type}, device={self.device.name}"
-        if not self.device.host_memory:
-            return f"{head})"
         return f"{head},\n{np.array2string(self.numpy(), threshold=100, edgeitems=3)})"
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -230,6 +245,14 @@ class TensorData:
 def _rebuild(name: str, shape: tuple[int, ...], data: bytes) -> TensorData:
     array = np.frombuffer(data, BY_NAME[name].numpy).reshape(shape)
     return TensorData.from_numpy(array, copy=True)
+
+
+def on_device(array: np.ndarray, device: Any) -> TensorData:
+    """A copy of an array in the memory of a device."""
+    type = TensorType(array.shape, dtype(array.dtype))
+    value = TensorData(device.allocate(max(type.bytes, 1)), type)
+    device.upload(value.buffer, 0, np.ascontiguousarray(array))
+    return value
 
 
 def _host_device(device: Any) -> Any:

@@ -310,6 +310,18 @@ def test_same_bits_every_time() -> None:
     np.testing.assert_array_equal(first[-1], second[-1])
 
 
+@pytest.mark.parametrize("threads", [2, 3, 7])
+def test_small_results_of_long_sums_split_the_sum(threads: int) -> None:
+    kernel = matmul(5, 20, 6001, epilogue=_bias_relu, extra=[(D.float32, 20)])
+    module = Module()
+    made = emit_contract(module, "f", kernel, select_target("host"), threads)
+    assert len(made.stages) == 2 and made.shared_bytes > 0
+    check(kernel, threads=threads)
+    check(kernel, threads=1, planned=threads)
+    conv = Conv((threads + 2, 12, 12), (1, 9), (5, 5), pad=2)
+    check(conv.weight_gradient(), threads=threads)
+
+
 def test_nan_and_infinity_stay_where_they_are() -> None:
     kernel = matmul(20, 40, 30)
     arrays = inputs(kernel)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -72,6 +72,21 @@ def cases(name: str, keep: Callable[[Sample, DType], bool] | None = None) -> Ite
             yield Case(cls(**sample.attributes), number, dtype, sample, arrays)
 
 
+def wide_cases(name: str, size: int) -> Iterator[Case]:
+    """The cases of an elementwise op with every input stretched to `size` elements."""
+    for case in cases(name):
+        if not all(a.size for a in case.arrays):
+            continue
+        arrays = []
+        for i, (spec, array) in enumerate(zip(case.sample.inputs, case.arrays, strict=True)):
+            if isinstance(spec, np.ndarray):
+                arrays.append(np.resize(array, (size,)))
+            else:
+                wide = replace(spec, shape=(size,))
+                arrays.append(make(wide, case.dtype, seed(name, case.number, i)))
+        yield replace(case, arrays=tuple(arrays))
+
+
 def dtypes_of(cls: type[Op], sample: Sample) -> list[DType]:
     """Dtypes of the sample's main inputs; one is enough where no input depends on it."""
     allowed = list(sample.dtypes or cls.dtypes)
@@ -132,14 +147,23 @@ def mismatch(
         return f"{found.dtype}{list(found.shape)} instead of {expected.dtype}{list(expected.shape)}"
     relative = RELATIVE.get(expected.dtype.name)
     if relative is None:
-        return None if np.array_equal(expected, found) else f"{found} instead of {expected}"
+        return None if np.array_equal(expected, found) else differing(expected, found)
     a, b = expected.astype(np.float64), found.astype(np.float64)
     limit = relative * tolerance
     finite = a[np.isfinite(a)]
     size = max(1.0, float(np.sqrt(np.mean(finite**2)))) if sums and finite.size else 1.0
     if np.allclose(b, a, rtol=limit, atol=limit * size, equal_nan=True):
         return None
-    return f"{found} instead of {expected}"
+    return differing(
+        expected, found, np.isclose(b, a, rtol=limit, atol=limit * size, equal_nan=True)
+    )
+
+
+def differing(expected: np.ndarray, found: np.ndarray, close: np.ndarray | None = None) -> str:
+    """The first few elements that differ."""
+    wrong = np.argwhere(expected != found if close is None else ~close)
+    shown = [f"{i.tolist()}: {found[tuple(i)]!r} for {expected[tuple(i)]!r}" for i in wrong[:4]]
+    return f"{len(wrong)} of {expected.size} elements differ, {'; '.join(shown)}"
 
 
 def unknown_forms(types: tuple[TensorType, ...]) -> Iterator[tuple[TensorType, ...]]:

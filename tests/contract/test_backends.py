@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from contract_cases import Case, cases, mismatch, operations
+from contract_cases import Case, cases, mismatch, operations, registry, wide_cases
 
 import niello as nl
 from niello.backends import backend
@@ -27,7 +27,7 @@ def run_together(group: list[Case], device: str) -> list[list[np.ndarray]]:
         feeds.update(zip(inputs, case.arrays, strict=True))
         made.append(graph.add(case.op, inputs).outputs)
     found = graph.run(feeds, [t for outputs in made for t in outputs], device=device)
-    return [[np.asarray(found[t].to_numpy()) for t in outputs] for outputs in made]
+    return [[np.asarray(found[t]) for t in outputs] for outputs in made]
 
 
 def problems_of(group: list[Case], device: str) -> list[str]:
@@ -59,6 +59,22 @@ def test_backend_is_reference(name: str, device: str) -> None:
     assert not problems, f"{len(problems)} problems\n" + "\n".join(problems[:12])
 
 
+# Several vectors of every width and a remainder; not a multiple of anything.
+WIDE = 1003
+
+
+@pytest.mark.parametrize("device", [d for d in devices() if d != "numpy"])
+@pytest.mark.parametrize(
+    "name", [n for n in operations() if Trait.ELEMENTWISE in registry()[n].traits]
+)
+def test_wide_elementwise_is_reference(name: str, device: str) -> None:
+    """Samples are small: this is where whole vectors are computed, special values in every lane."""
+    supported = backend(device).limits.dtypes
+    chosen = [c for c in wide_cases(name, WIDE) if all(t.dtype in supported for t in c.types)]
+    problems = problems_of(chosen, device)
+    assert not problems, f"{len(problems)} problems\n" + "\n".join(problems[:12])
+
+
 def test_null_compiles_every_operation() -> None:
     """The back end for absent hardware takes each op through all of compilation."""
     refused = []
@@ -68,11 +84,7 @@ def test_null_compiles_every_operation() -> None:
         inputs = case.inputs_in(graph)
         outputs = graph.add(case.op, inputs).outputs
         try:
-            graph.compile(
-                dict(zip(inputs, case.types, strict=True)), list(outputs), device="null"
-            )
+            graph.compile(dict(zip(inputs, case.types, strict=True)), list(outputs), device="null")
         except NielloError as error:
             refused.append(f"{case}: {error}")
     assert not refused, "\n".join(refused)
-
-

@@ -10,7 +10,7 @@ import os
 from functools import cache
 
 from niello.backends.cpu.contract_roles import Roles, assign_roles, contraction_of
-from niello.backends.cpu.contract_sides import Sides
+from niello.backends.cpu.contract_sides import Sides, bound_ranges
 from niello.backends.cpu.gemm import emit_contraction
 from niello.backends.cpu.gemm_tile import Target
 from niello.backends.cpu.gemm_types import Contraction, Emitted, Place
@@ -91,11 +91,11 @@ class _Bridge:
         )
         return emit_contraction(self.module, contraction, self.target)
 
-    def finish(self, f: Function, place: Place, sums: Value, mask: Value | None) -> None:
+    def finish(self, f: Function, place: Place, sums: Value, mask: Value | None, along: str) -> None:
         """Evaluate the epilogue on one vector of finished sums and store it."""
         em = self.emitter(f, place)
         roles = self.roles
-        lanes, others = (roles.n, roles.m) if self.along == "n" else (roles.m, roles.n)
+        lanes, others = (roles.n, roles.m) if along == "n" else (roles.m, roles.n)
         shared = self._shared(f, em, place, sums, mask, lanes, others)
         index = place.m if others is roles.m else place.n
         scope = Scope(shared, {others: index})  # type: ignore[dict-item]
@@ -128,7 +128,8 @@ class _Bridge:
             if width == 1:
                 found.ranges[lanes] = at
             self._scopes[key] = found
-            em.hoist([s.value for s in self.roles.stores], found, [others])
+            values = [s.value for s in self.roles.stores]
+            em.hoist(values, found, [others, *bound_ranges(values)])
         return found
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from niello.backends.cpu.contract_roles import Roles, slack
 from niello.backends.cpu.contract_window import Box, find_box
 from niello.backends.cpu.gemm_tile import Target, choose_tile
-from niello.backends.cpu.gemm_types import Direct, Packed, Place, Trim, Window
+from niello.backends.cpu.gemm_types import Direct, Packed, Place, Read, Trim, Window
 from niello.backends.cpu.llvm_text import Function, Operand, Value
 from niello.backends.cpu.render_types import memory_type, register_type
 from niello.backends.cpu.vectors import Emitter, Scope
@@ -65,7 +65,7 @@ class Sides:
             return Rowside(self._window(box), zeros.trims, {})
         along = self._a_axis_name(expr)
         axis = roles.m if along == "m" else roles.k[-1]
-        return Rowside(Packed(self._elements(expr, axis), along), {}, {})
+        return Rowside(Packed(self._lines(expr, axis), along), {}, {})
 
     def _a_in_place(self, expr: Load) -> bool:
         """Packing A costs a copy per panel pass; reading in place costs cache conflicts."""
@@ -81,22 +81,16 @@ class Sides:
         return fits and runs and box.elements < self.roles.m.extent * self.depth
 
     def _window(self, box: Box) -> Window:
-        def elements(
-            f: Function, place: Place, index: tuple[Value, ...], width: int, mask: Value | None
-        ) -> Value:
-            em = self.emitters(f, place)
+        def lines(f: Function, place: Place, index: tuple[Value, ...]) -> Read:
             known = self.ranges_at(f, place)
-            known.update(zip(box.axes, index, strict=True))
-            if width == 1:
-                return em.scalar(box.value, Scope(ranges=known))
-            scope = Scope(ranges=known, vector=box.axes[-1], width=width, mask=mask)
-            return em.lanes(box.value, scope)
+            known.update(zip(box.axes, index, strict=False))
+            return self._line(f, place, box.value, box.axes[-1], known)
 
         def offset(f: Function, place: Place) -> Value:
             return f.add(f.mul(place.m or 0, box.m_step), box.base)
 
         extents = tuple(r.extent for r in box.axes)
-        return Window(extents, box.strides, elements, offset, box.m_step, box.k_steps)
+        return Window(extents, box.strides, lines, offset, box.m_step, box.k_steps)
 
     def _a_axis_name(self, expr: Expr) -> str:
         loads = _main_loads(expr, self.roles.k[-1], self.roles.m)
@@ -123,8 +117,8 @@ class Sides:
         runs = [sum(f.stride(r) == 1 for f in forms) for r in roles.k]
         axis = max(range(len(runs)), key=lambda i: runs[i])
         if runs[axis] > along_n and roles.k[axis].extent >= 3:
-            return Packed(self._elements(expr, roles.k[axis]), "k", axis)
-        return Packed(self._elements(expr, roles.n), "n")
+            return Packed(self._lines(expr, roles.k[axis]), "k", axis)
+        return Packed(self._lines(expr, roles.n), "n")
 
     # --- shared
 
@@ -150,18 +144,22 @@ class Sides:
 
         return address
 
-    def _elements(
-        self, expr: Expr, axis: Range
-    ) -> Callable[[Function, Place, int, Value | None], Value]:
-        def elements(f: Function, place: Place, width: int, mask: Value | None) -> Value:
-            em = self.emitters(f, place)
-            known = self.ranges_at(f, place)
-            if width == 1:
-                return em.scalar(expr, Scope(ranges=known))
-            scope = Scope(ranges=known, vector=axis, width=width, mask=mask)
+    def _lines(self, expr: Expr, axis: Range) -> Callable[[Function, Place], Read]:
+        return lambda f, place: self._line(f, place, expr, axis, self.ranges_at(f, place))
+
+    def _line(
+        self, f: Function, place: Place, expr: Expr, axis: Range, known: dict[Range, Value]
+    ) -> Read:
+        em = self.emitters(f, place)
+        known.pop(axis, None)
+        shared = Scope(ranges=known)
+        em.hoist([expr], shared, [axis, *bound_ranges([expr])])
+
+        def read(index: Value, width: int, mask: Value | None) -> Value:
+            scope = Scope(shared, {axis: index}, vector=axis, width=width, mask=mask)
             return em.lanes(expr, scope)
 
-        return elements
+        return read
 
     # --- zeros of the row side
 
@@ -298,6 +296,12 @@ def _half_space(condition: Expr) -> Expr | None:
     if difference is None:
         return None
     return difference - 1 if condition.name == "lt" else difference
+
+
+def bound_ranges(exprs: Sequence[Expr]) -> list[Range]:
+    """Ranges that reductions inside expressions run over."""
+    inner = [n for n in walk(exprs) if isinstance(n, (ir.Reduce, ir.ArgReduce, ir.Contract))]
+    return [r for n in inner for r in n.ranges]
 
 
 def _main_loads(expr: Expr, *axes: Range) -> list[Load]:

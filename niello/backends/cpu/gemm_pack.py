@@ -38,7 +38,10 @@ def _masked_chunks(
     """Vectors along an axis: whole ones in a loop, then one with a mask if the extent leaves a rest."""
     if isinstance(extent, int):
         whole = extent // width * width
-        if whole:
+        if whole <= 4 * width:
+            for i in range(0, whole, width):
+                body(f.as_value(i), None)
+        else:
             with f.for_range(0, whole, width, vectorize=False, unroll=1) as i:
                 body(i, None)
         if extent > whole:
@@ -98,8 +101,9 @@ def _panel_along_n(
 
     def row(indices: tuple[Value, ...], flat: Value) -> None:
         target = f.gep("i8", base, f.mul(flat, columns * byte_size(c.element)))
+        read = side.lines(f, place.at(k=indices))
         for v, (n, mask) in enumerate(zip(starts_n, masks, strict=True)):
-            values = side.elements(f, place.at(n=n, k=indices), width, mask)
+            values = read(n, width, mask)
             f.store(values, f.gep(c.element, target, v * width), align=byte_size(values.type))
 
     k_nest(f, extents, starts, row)
@@ -148,14 +152,14 @@ def _panel_along_k(
         for i, index in zip(others, indices, strict=True):
             first_row = f.add(first_row, f.mul(f.sub(index, starts[i]), steps[i]))
 
+        k = (*indices[:axis], f.as_value(0), *indices[axis:])
+        # Columns past the end repeat the last one: their sums are never stored.
+        columns_n = [f.smin(f.add(n, lane), c.n - 1) for lane in range(width)]
+        reads = [side.lines(f, place.at(n=column, k=k)) for column in columns_n]
+
         def chunk(i: Value, mask: Value | None) -> None:
             here = f.add(i, starts[axis])
-            k = (*indices[:axis], here, *indices[axis:])
-            lines = []
-            for lane in range(width):
-                # Columns past the end repeat the last one: their sums are never stored.
-                column = f.smin(f.add(n, lane), c.n - 1)
-                lines.append(side.elements(f, place.at(n=column, k=k), width, mask))
+            lines = [read(here, width, mask) for read in reads]
             row = f.add(first_row, f.mul(i, steps[axis]))
             offset = f.add(f.mul(row, columns), f.sub(n, place.n))
             target = f.gep(c.element, base, offset)
@@ -190,26 +194,26 @@ def pack_a_rows(
     *,
     width: int,
     rows: Value,
-    row_stride: int,
+    stride: int,
     k_start: Operand,
     k_count: Operand,
 ) -> None:
-    """`rows` rows of A from place.m on, each as k elements in sequence (row_stride elements apart)."""
+    """`rows` rows of A from place.m on, each as k elements in sequence `stride` elements apart."""
     extents: list[Operand] = [k_count, *c.k[1:]]
     starts: list[Operand] = [k_start] + [0] * (len(c.k) - 1)
     inner = extents[-1]
     with f.for_range(0, rows, vectorize=False, unroll=1) as r:
-        base = f.gep(c.element, out, f.mul(r, row_stride))
+        base = f.gep(c.element, out, f.mul(r, stride))
         here = place.at(m=f.add(place.m, r))
 
         def line(
             indices: tuple[Value, ...], flat: Value, base: Value = base, here: Place = here
         ) -> None:
             target = f.gep(c.element, base, f.mul(flat, inner))
+            read = side.lines(f, here.at(k=(*indices, f.as_value(0))))
 
             def chunk(i: Value, mask: Value | None) -> None:
-                k = (*indices, f.add(i, starts[-1]))
-                values = side.elements(f, here.at(k=k), width, mask)
+                values = read(f.add(i, starts[-1]), width, mask)
                 at = f.gep(c.element, target, i)
                 if mask is None:
                     f.store(values, at, align=byte_size(c.element))
@@ -230,19 +234,20 @@ def pack_a_columns(
     *,
     width: int,
     rows: Value,
-    k_stride: int,
+    stride: int,
     k_start: Operand,
     k_count: Operand,
 ) -> None:
-    """Rows of A as vectors along m: element (m, k) lies at k * k_stride + m."""
+    """Rows of A as vectors along m: element (m, k) lies at k * stride + m."""
     extents: list[Operand] = [k_count, *c.k[1:]]
     starts: list[Operand] = [k_start] + [0] * (len(c.k) - 1)
 
     def line(indices: tuple[Value, ...], flat: Value) -> None:
-        base = f.gep(c.element, out, f.mul(flat, k_stride))
+        base = f.gep(c.element, out, f.mul(flat, stride))
+        read = side.lines(f, place.at(k=indices))
         with f.for_range(0, rows, width, vectorize=False, unroll=1) as i:
             mask = f.lane_mask(f.sub(rows, i), width)
-            values = side.elements(f, place.at(m=f.add(place.m, i), k=indices), width, mask)
+            values = read(f.add(place.m, i), width, mask)
             f.masked_store(values, f.gep(c.element, base, i), mask, align=byte_size(c.element))
 
     k_nest(f, extents, starts, line)
@@ -261,8 +266,10 @@ def copy_window(
             offset = f.add(offset, f.mul(index, stride))
         target = f.gep(c.element, out, offset)
 
+        read = side.lines(f, place, indices)
+
         def chunk(i: Value, mask: Value | None) -> None:
-            values = side.elements(f, place, (*indices, i), width, mask)
+            values = read(i, width, mask)
             at = f.gep(c.element, target, i)
             if mask is None:
                 f.store(values, at, align=byte_size(c.element))

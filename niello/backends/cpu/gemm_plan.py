@@ -17,6 +17,9 @@ class Plan:
     tile: Tile
     k_chunk: int  # steps of the first k loop per block
     k_blocks: int
+    k_splits: int  # parts of k that different items sum; 1: k is not split
+    rows: int  # of the whole result
+    size: int  # bytes of an element
     panels: int  # of the whole n
     chunk_panels: int  # panels per work item
     chunk_rows: int  # rows per work item, a multiple of tile.rows (or m)
@@ -28,6 +31,28 @@ class Plan:
     pack_a: int  # bytes of scratch
     pack_b: int
     partial: int
+    finish_along: str
+
+    @property
+    def in_blocks(self) -> bool:
+        """Whether a tile sees only part of k at a time."""
+        return self.k_blocks > 1
+
+    @property
+    def sums_stride(self) -> int:
+        """Elements between rows of partial sums."""
+        panels = self.panels if self.k_splits > 1 else self.chunk_panels
+        return panels * self.tile.columns
+
+    @property
+    def split_elements(self) -> int:
+        """Elements of the partial result of one split."""
+        return self.rows * self.sums_stride
+
+    @property
+    def shared(self) -> int:
+        """Bytes of scratch that all threads share."""
+        return _round_up(self.k_splits * self.split_elements * self.size, 64) * (self.k_splits > 1)
 
     @property
     def k_block(self) -> int:
@@ -58,11 +83,17 @@ def make_plan(c: Contraction, target: Target, tile: Tile | None = None) -> Plan:
     panels = -(-c.n // tile.columns)
     k_inner = math.prod(c.k[1:])
     k_chunk = _choose_k_chunk(c, tile, target, k_inner)
-    k_blocks = -(-c.k[0] // k_chunk) if c.k[0] else 1
-    k_block = k_chunk * k_inner
-
     outer = math.prod(c.outer)
-    chunk_outer, chunk_panels, chunk_rows = _divide(c, tile, panels, outer)
+    rows = math.prod(c.batch) * outer * math.prod(c.plane) * c.m
+    k_splits = _choose_splits(c, tile, panels, rows, size)
+    if k_splits > 1:
+        k_chunk = min(k_chunk, -(-c.k[0] // k_splits))
+        chunk_outer, chunk_panels, chunk_rows = outer, panels, c.m
+    else:
+        chunk_outer, chunk_panels, chunk_rows = _divide(c, tile, panels, outer)
+    k_blocks = -(-c.k[0] // k_chunk)
+    k_splits = min(k_splits, k_blocks)
+    k_block = k_chunk * k_inner
     if isinstance(c.b, Packed):
         budget = max(1, (target.l2_bytes * 5 // 8) // max(1, k_block * tile.columns * size))
         chunk_panels = _even_chunk(chunk_panels, min(chunk_panels, budget))
@@ -79,11 +110,12 @@ def make_plan(c: Contraction, target: Target, tile: Tile | None = None) -> Plan:
         pack_a = c.a.elements_needed * size + 64
     pack_b = chunk_panels * tile.columns * k_block * size if isinstance(c.b, Packed) else 0
     partial = 0
-    if k_blocks > 1:
+    if k_blocks > 1 and k_splits == 1:
         points = chunk_outer * math.prod(c.plane) * _round_up(chunk_rows, tile.rows)
         partial = points * chunk_panels * tile.columns * size
     items = (
-        math.prod(c.batch)
+        k_splits
+        * math.prod(c.batch)
         * -(-panels // chunk_panels)
         * -(-outer // chunk_outer)
         * -(-c.m // chunk_rows)
@@ -92,6 +124,9 @@ def make_plan(c: Contraction, target: Target, tile: Tile | None = None) -> Plan:
         tile,
         k_chunk,
         k_blocks,
+        k_splits,
+        rows,
+        size,
         panels,
         chunk_panels,
         chunk_rows,
@@ -103,6 +138,7 @@ def make_plan(c: Contraction, target: Target, tile: Tile | None = None) -> Plan:
         _round_up(pack_a, 64),
         _round_up(pack_b, 64),
         _round_up(partial, 64),
+        c.finish_along if k_splits == 1 else "n",
     )
 
 
@@ -118,6 +154,21 @@ def _choose_k_chunk(c: Contraction, tile: Tile, target: Target, k_inner: int) ->
     if k_inner >= depth:
         return 1
     return _even_chunk(c.k[0], depth // k_inner, 4 if k_inner == 1 else 1)
+
+
+_SPLIT_BYTES = 8 << 20  # most that partial results of a split k may take
+
+
+def _choose_splits(c: Contraction, tile: Tile, panels: int, rows: int, size: int) -> int:
+    """Parts to cut k into: as many as threads, where the tiles do not divide among them evenly."""
+    threads = c.parallel
+    tiles = rows // max(1, c.m) * -(-c.m // tile.rows) * panels
+    idle = -(-tiles // threads) * threads / max(1, tiles)
+    steps = math.prod(c.k)
+    fits = threads * rows * panels * tile.columns * size <= _SPLIT_BYTES
+    if threads == 1 or idle < 1.15 or steps < 256 * threads or c.k[0] < threads or not fits:
+        return 1
+    return threads
 
 
 def _divide(c: Contraction, tile: Tile, panels: int, outer: int) -> tuple[int, int, int]:

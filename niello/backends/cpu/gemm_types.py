@@ -34,9 +34,11 @@ class Place:
         return replace(self, **indices)  # type: ignore[arg-type]
 
 
-# Vector of `width` elements (in the accumulator's type) that starts at a place and runs along one axis;
-# the mask, if any, tells the lanes that exist. Lanes that do not exist must be zero.
-Elements = Callable[[Function, Place, int, Value | None], Value]
+# Reads along one line of a side: `read(index, width, mask)` is the vector of `width` elements (in the
+# accumulator's type) from `index` on. The mask, if any, tells the lanes that exist; others may hold anything.
+Read = Callable[[Value, int, Value | None], Value]
+# `lines(f, place)` prepares a line at a place, where the code that all its vectors share is written.
+Lines = Callable[[Function, Place], Read]
 
 
 @dataclass(frozen=True)
@@ -58,12 +60,12 @@ class Direct:
 class Packed:
     """A side computed into scratch first, element by element.
 
-    `elements(f, place, width, mask)` gives a vector along `along`: "k" or the side's own axis ("m" or "n").
-    place.k holds all k indices. Along "k" means the innermost loop over k; side B may name another by its
+    `lines` run along `along`: "k" or the side's own axis ("m" or "n"); the place holds all other indices
+    (and anything for this one). Along "k" means the innermost loop over k; side B may name another by its
     number in `axis`.
     """
 
-    elements: Elements
+    lines: Lines
     along: str
     axis: int = -1
 
@@ -72,14 +74,14 @@ class Packed:
 class Window:
     """Side A read from a box copied into scratch (with its zero border) for every `outer` point.
 
-    `extents` are the box's sizes; `elements(f, place, index, width, mask)` is a vector along its last axis
-    that starts at `index`. `strides` are those of the copy (the last is 1). The copy is read like a Direct side: `offset(f, place)` is the element offset
+    `extents` are the box's sizes; `lines(f, place, index)` runs along its last axis at `index` on the
+    others. `strides` are those of the copy (the last is 1). The copy is read like a Direct side: `offset(f, place)` is the element offset
     in the box of A(plane, m, k = 0), `step` the stride of m, `k_steps` the strides of the k loops.
     """
 
     extents: tuple[int, ...]
     strides: tuple[int, ...]
-    elements: Callable[[Function, Place, Indices, int, Value | None], Value]
+    lines: Callable[[Function, Place, Indices], Read]
     offset: Callable[[Function, Place], Value]
     step: int
     k_steps: tuple[int, ...]
@@ -97,8 +99,8 @@ Trim = Callable[[Function, Place], tuple[Operand, Operand]]
 class Contraction:
     """One contraction to emit. Sizes are extents; `element` is the accumulator's LLVM type.
 
-    `finish(f, place, value, mask)` gets the finished sums of one vector along `finish_along` and stores
-    them. `trims` maps a loop over k to a function giving the part [low, high) of it that is not zero at a
+    `finish(f, place, value, mask, along)` gets the finished sums of one vector and stores them; it runs
+    along "n", or along "m" where `finish_along` prefers that. `trims` maps a loop over k to a function giving the part [low, high) of it that is not zero at a
     place (it may use batch, outer and plane). `live` maps a loop over k to a function giving for a step of
     it the rows of m [first, last) that are not zero. `parallel` is the number of threads to divide the work
     for; any number may run it.
@@ -111,7 +113,7 @@ class Contraction:
     k: tuple[int, ...]
     a: Direct | Packed | Window
     b: Direct | Packed
-    finish: Callable[[Function, Place, Value, Value | None], None]
+    finish: Callable[[Function, Place, Value, Value | None, str], None]
     element: str = "float"
     batch: tuple[int, ...] = ()
     outer: tuple[int, ...] = ()

@@ -15,6 +15,7 @@ from niello.backends.cpu.render_reduce import (
     reduce_together,
 )
 from niello.backends.cpu.render_scatter import render_combine
+from niello.backends.cpu.render_tile import Tiles, square_of
 from niello.backends.cpu.render_types import vector_bytes
 from niello.backends.cpu.vectors import Emitter, Scope
 from niello.codegen.access import cost, lane_bytes, lane_cost, narrowest_bytes, store_roots
@@ -40,7 +41,14 @@ def render_nest(em: Emitter, this: Nest, thread: Value, threads: Value) -> int:
     """Write a nest into the emitter's function; returns how many threads can share it."""
     if any(s.combine is not None for s in this.stores):
         return render_combine(em, this.ranges, this.stores, thread, threads)
-    return _Nest(em, this).write(thread, threads)
+    writer = _Nest(em, this)
+    if len(this.phases) == 1 and not this.phases[0].ranges:
+        square = square_of(em, this.ranges, this.stores)
+        if square is not None:
+            tiles = Tiles(em, this.ranges, this.stores, square)
+            writer.lanes = _Lanes(square.lanes, square.side, 1)
+            return tiles.write(thread, threads, _grain, writer.vectors)
+    return writer.write(thread, threads)
 
 
 class _Nest:
@@ -60,7 +68,7 @@ class _Nest:
         if lanes.range is not None and not outer:
             grain = -(-_grain(self.work / lanes.width) // 64) * 64
             first, end = share(em, lanes.range.extent, grain, thread, threads)
-            self._vectors(scope, first, end)
+            self.vectors(scope, first, end)
             return -(-lanes.range.extent // grain)
         shared = _shared_prefix(outer)
         blocks = 1 if lanes.range is None else _blocks(shared, lanes.range)
@@ -93,15 +101,15 @@ class _Nest:
             if lanes is None:
                 self._phases([at])
             elif block is None:
-                self._vectors(at, 0, lanes.extent)
+                self.vectors(at, 0, lanes.extent)
             else:
                 start = em.f.mul(block, _BLOCK)
-                self._vectors(at, start, em.f.smin(em.f.add(start, _BLOCK), lanes.extent))
+                self.vectors(at, start, em.f.smin(em.f.add(start, _BLOCK), lanes.extent))
             return carry
 
         nest(em, inner, [here], self.roots, [], row, inner=below)
 
-    def _vectors(self, scope: Scope, start: Value | int, stop: Value | int) -> None:
+    def vectors(self, scope: Scope, start: Value | int, stop: Value | int) -> None:
         """Sweep the lanes' range and run the phases on every vector."""
         lanes = self.lanes
         assert lanes.range is not None

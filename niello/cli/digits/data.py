@@ -11,7 +11,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from niello.errors import CorruptFile
+from niello import errors
 
 CLASSES = 10
 SMALLEST = 8  # two poolings must leave something
@@ -67,7 +67,7 @@ def from_directory(folder: Path) -> Digits:
     train_images, train_labels = _pair(folder, "train")
     test_images, test_labels = _pair(folder, "t10k")
     if train_images.shape[1:] != test_images.shape[1:]:
-        raise CorruptFile(
+        raise errors.CorruptFile(
             f"read {folder}",
             f"training images are {_size(train_images)} pixels, test images must be too",
             received=_size(test_images),
@@ -85,7 +85,7 @@ def _pair(folder: Path, part: str) -> tuple[np.ndarray, np.ndarray]:
     images = read_idx(where, rank=3)
     rows, columns = images.shape[1:]
     if rows != columns or rows < SMALLEST:
-        raise CorruptFile(
+        raise errors.CorruptFile(
             f"read {where}",
             f"the network takes square images of {SMALLEST}x{SMALLEST} pixels or more",
             received=f"{rows}x{columns}",
@@ -93,14 +93,14 @@ def _pair(folder: Path, part: str) -> tuple[np.ndarray, np.ndarray]:
     named = _find(folder, part, "labels-idx1-ubyte")
     labels = read_idx(named, rank=1)
     if len(labels) != len(images) or not len(labels):
-        raise CorruptFile(
+        raise errors.CorruptFile(
             f"read {named}",
             f"{where.name} has {len(images)} images, and each needs one label",
             received=f"{len(labels)} labels",
             advice="Take both files from the same set",
         )
     if labels.max() >= CLASSES:
-        raise CorruptFile(
+        raise errors.CorruptFile(
             f"read {named}", "labels are digits from 0 to 9", received=int(labels.max())
         )
     return images, labels.astype(np.int64)
@@ -127,7 +127,7 @@ def read_idx(path: Path, rank: int) -> np.ndarray:
                     return _parse(stream, path, rank)  # type: ignore[arg-type]
             return _parse(file, path, rank)
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-            raise CorruptFile(
+            raise errors.CorruptFile(
                 f"read {path}",
                 "the compressed data is damaged or cut off",
                 received=str(error) or type(error).__name__,
@@ -140,7 +140,7 @@ def _parse(stream: BinaryIO, path: Path, rank: int) -> np.ndarray:
     magic = 0x800 + rank  # 8: unsigned bytes; then the number of dimensions
     found = int.from_bytes(header[:4], "big")
     if len(header) < 4 or found != magic:
-        raise CorruptFile(
+        raise errors.CorruptFile(
             f"read {path}",
             f"an IDX file of bytes with {rank} dimension{'s' * (rank > 1)} starts with "
             f"{magic:#010x}",
@@ -152,7 +152,7 @@ def _parse(stream: BinaryIO, path: Path, rank: int) -> np.ndarray:
     body = _read(stream, wanted)
     if wanted is None or len(body) != wanted:
         more = wanted is not None and len(body) > wanted
-        raise CorruptFile(
+        raise errors.CorruptFile(
             f"read {path}",
             f"the header promises {wanted if wanted is not None else 'more'} bytes of data",
             received=f"{'at least ' * more}{len(body)}",

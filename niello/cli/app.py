@@ -1,0 +1,75 @@
+"""The commands and their options. What they do is in modules that are imported when they run."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from niello.cli.failure import one_sentence
+
+app = typer.Typer(
+    help="Niello: build, differentiate, stitch and run graphs of tensors.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+demos = typer.Typer(help="Programs that show what Niello does.", no_args_is_help=True)
+app.add_typer(demos, name="demo")
+
+Device = Annotated[
+    str | None, typer.Option(help="Back end to run on, such as cpu (see `niello devices`).")
+]
+Traceback = Annotated[bool, typer.Option("--traceback", help="Show where an error came from.")]
+
+
+def _console() -> Console:
+    return Console(highlight=False, soft_wrap=True)
+
+
+@demos.command()
+def digits(
+    data: Annotated[
+        Path | None,
+        typer.Option(help="Directory of MNIST's IDX files; scikit-learn's digits without it."),
+    ] = None,
+    device: Device = None,
+    epochs: Annotated[
+        int | None, typer.Option(min=1, help="At most so many epochs. [default: 3 with --data, 30]")
+    ] = None,
+    batch: Annotated[int, typer.Option(min=1, help="Images in one step.")] = 64,
+    target_accuracy: Annotated[
+        float, typer.Option(help="Stop when this share of held-out images is read right.")
+    ] = 0.99,
+    out: Annotated[Path, typer.Option(help="Directory for weights and picture.")] = Path(
+        "demo-output"
+    ),
+    resume: Annotated[bool, typer.Option("--resume", help="Continue from the checkpoint.")] = False,
+    seed: Annotated[int, typer.Option(min=0, help="Of weights, order and dropout.")] = 0,
+    threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0 means all.")] = 0,
+    dropout: Annotated[
+        float, typer.Option(min=0, max=0.9, help="Share of hidden values zeroed in training.")
+    ] = 0.0,
+    traceback: Traceback = False,
+) -> None:
+    """Train a convolutional network that reads handwritten digits."""
+    with one_sentence(traceback):
+        from niello.cli.digits.demo import Options, run
+
+        options = Options(
+            data, device, epochs, batch, target_accuracy, out, resume, seed, threads, dropout
+        )
+        status = run(options, _console())
+    sys.exit(status)
+
+
+@app.command()
+def devices(traceback: Traceback = False) -> None:
+    """List the back ends: which can run here, and what they have."""
+    with one_sentence(traceback):
+        from niello.cli.devices import table
+
+        _console().print(table())
