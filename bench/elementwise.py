@@ -156,7 +156,7 @@ def layer_norm_work(reuse: bool) -> Work:
 
     contenders = [
         niello_executable(
-            lambda nl, t, s, b: nl.layer_norm(t, scale=s, bias=b, axes=(-1,), epsilon=EPSILON),
+            lambda nl, t, s, b: nl.layer_norm(t, s, b, axes=-1, epsilon=EPSILON),
             [x],
             reuse=reuse,
             weights=weights,

@@ -30,6 +30,8 @@ from niello.codegen.access import (
 from niello.codegen.collapse import collapse_reductions, collapsed, rename
 from niello.codegen.rows import Phase, level_of, phases_of, placed, replace
 from niello.core.nodes import Node
+from niello.core.dtypes import compute_dtype
+from niello.kernel.bounds import affine
 from niello.kernel.build import ravel
 from niello.kernel.ir import (
     ArgReduce,
@@ -39,6 +41,8 @@ from niello.kernel.ir import (
     Param,
     Range,
     Store,
+    cast,
+    fn,
     free_ranges,
 )
 
@@ -110,7 +114,7 @@ def plan(kernel: Kernel, vector_bytes: int = 64) -> Plan:
     groups: dict[tuple[Range, ...], list[Store]] = {}
     memo: dict[Expr, Expr] = {}
     for store in kernel.stores:
-        simple = _with_value(store, collapse_reductions(store.value, memo))
+        simple = _plain(_with_value(store, collapse_reductions(store.value, memo)))
         groups.setdefault(store.ranges, []).append(simple)
     ready = []
     for ranges, stores in groups.items():
@@ -147,6 +151,29 @@ def collapse_stores(
 
 def _with_value(store: Store, value: Expr) -> Store:
     return Store(store.param, store.ranges, store.index, value, store.gate, store.combine)
+
+
+def _plain(store: Store) -> Store:
+    """A store that combines but hits each element at most once, as one that reads and overwrites."""
+    if store.combine is None or not _injective(store):
+        return store
+    dtype = store.param.dtype
+    wide = compute_dtype(dtype)
+    before = Load(store.param, store.index, store.gate)
+    value = fn(store.combine, cast(before, wide), cast(store.value, wide))
+    return Store(store.param, store.ranges, store.index, cast(value, dtype), store.gate, None)
+
+
+def _injective(store: Store) -> bool:
+    """Whether different points surely hit different elements."""
+    index = affine(store.index)
+    steps = sorted((abs(index.coefficient(r)), r.extent) for r in store.ranges if r.extent > 1)
+    reach = 0
+    for step, extent in steps:
+        if step <= reach:
+            return False
+        reach += step * (extent - 1)
+    return index.is_affine
 
 
 class _Planner:

@@ -55,7 +55,7 @@ def _log2(x: Expr) -> tuple[Expr, Expr]:
     p1 = high_part(p)
     # (s1 + s2) (p1 + (p - p1) + p2) + n
     first = s1 * p1
-    second = fma(s1, p - p1, fma(s2, p, s1 * p2))
+    second = fma(s1, p - p1, fma(s2, p + p2, s1 * p2))
     high = n + first
     return high, (first - (high - n)) + second
 

@@ -62,6 +62,7 @@ class Executable:
         self._dtypes = [t.dtype.numpy for t in program.inputs]
         self._shapes = [t.static_shape for t in program.inputs]
         self._outputs = program.outputs
+        self._input_bytes = [t.bytes for t in program.inputs]
         self._results = [(max(t.bytes, 1), t) for t in program.outputs]
         self._out_dtypes = [t.dtype.numpy for t in program.outputs]
         self._out_shapes = [t.static_shape for t in program.outputs]
@@ -209,16 +210,16 @@ class Executable:
         return given
 
     def _play(self, handles: list[Any]) -> None:
+        # Each concurrent run has an arena of its own; what a run leaves behind serves the next.
+        try:
+            arena = self._arenas.pop()
+        except IndexError:
+            arena = self.device.allocate(max(self.program.arena_bytes, 1))
         watching = profiler.active()
         started = time.perf_counter() if watching is not None else 0.0
-        arena = self._take_arena()
         try:
             if self._states:
-                with ExitStack() as stack:
-                    for lock in self._locks:
-                        stack.enter_context(lock)
-                    handles += self._variable_handles()
-                    self.loaded.play([*handles, *self._tail, arena.handle])
+                self._play_locked(handles, arena)
             else:
                 handles += self._tail
                 handles.append(arena.handle)
@@ -230,17 +231,18 @@ class Executable:
                 self.graph.name, started, time.perf_counter() - started, bytes=self.bytes_moved
             )
 
+    def _play_locked(self, handles: list[Any], arena: Buffer) -> None:
+        """Runs that share variables take turns."""
+        with ExitStack() as stack:
+            for lock in self._locks:
+                stack.enter_context(lock)
+            handles += self._variable_handles()
+            self.loaded.play([*handles, *self._tail, arena.handle])
+
     def _variable_handles(self) -> list[Any]:
         if self.device.host_memory:
             return [s.to_host().__array_interface__["data"][0] for s in self._states]
         return [resident(s, self.device).buffer.handle for s in self._states]
-
-    def _take_arena(self) -> Buffer:
-        # Each concurrent run has an arena of its own; what a run leaves behind serves the next.
-        try:
-            return self._arenas.pop()
-        except IndexError:
-            return self.device.allocate(max(self.program.arena_bytes, 1))  # type: ignore[no-any-return]
 
     def _feed(self, i: int, value: Any) -> Any:
         """A value for input `i` as a contiguous array or TensorData of exactly its type."""
@@ -294,17 +296,17 @@ class Executable:
         return handles
 
     def _refuse_overlap(self, inputs: list[int], results: list[int]) -> None:
-        spans = [(h, h + t.bytes) for h, t in zip(inputs, self._types, strict=True)]
-        for target, kind, start in zip(self.targets, self._outputs, results, strict=True):
-            end = start + kind.bytes
-            if any(start < high and low < end for low, high in spans):
-                raise FeedError(
-                    f"result {target.name}",
-                    "overlaps an input or another result",
-                    received=f"bytes {start:#x} to {end:#x}",
-                    advice="Use separate memory",
-                )
-            spans.append((start, end))
+        taken = list(zip(inputs, self._input_bytes, strict=True))
+        for i, (start, (size, _)) in enumerate(zip(results, self._results, strict=True)):
+            for other, length in taken:
+                if start < other + length and other < start + size:
+                    raise FeedError(
+                        f"result {self.targets[i].name}",
+                        "overlaps an input or another result",
+                        received=f"bytes {start:#x} to {start + size:#x}",
+                        advice="Use separate memory",
+                    )
+            taken.append((start, size))
 
     def _run_named(self, inputs: Mapping[Any, Any], results: Sequence[Any] | None) -> Any:
         by_name = all(isinstance(k, str) for k in inputs) and (bool(inputs) or not self.inputs)

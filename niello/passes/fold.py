@@ -40,7 +40,9 @@ class Fold:
             return None
         found = operation.op.reference_all(*arrays)
         return [
-            rebuild.graph.constant(a, t.dtype)
+            rebuild.graph.constant(
+                a.reshape(-1)[0] if repeats(a) else a, t.dtype, shape=t.shape
+            )
             for a, t in zip(found, operation.outputs, strict=True)
         ]
 
@@ -56,3 +58,11 @@ class Fold:
             rebuild.graph.constant(a.reshape(()), t.dtype, shape=t.shape)
             for a, t in zip(found, operation.outputs, strict=True)
         ]
+
+
+def repeats(array: np.ndarray) -> bool:
+    """Whether all elements have the same bits."""
+    if array.size == 0:
+        return False
+    plain = np.ascontiguousarray(array).reshape(array.size, 1).view(np.uint8)
+    return bool((plain == plain[0]).all())

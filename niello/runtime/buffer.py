@@ -157,7 +157,8 @@ class HostPool:
         """A block of at least `size` bytes, contents undefined. Raises OutOfMemory."""
         capacity = size_class(size)
         with self._lock:
-            self._collect()
+            if self._returned:
+                self._collect()
             free = self._free.get(capacity)
             if free:
                 block = free.pop()

@@ -291,6 +291,20 @@ def test_results_in_transposed_order_are_stored_crosswise() -> None:
     check(matmul(7, 33, 300, out_turned=True, b_turned=True))
 
 
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("dtype", [D.float32, D.bfloat16, D.int8])
+def test_few_rows_are_dot_products(target: str, dtype: DType) -> None:
+    integer = dtype.is_integer
+    for rows, columns, depth in ((1, 45, 150), (3, 64, 128), (4, 5, 71)):
+        kernel = matmul(
+            rows, columns, depth, dtype, b_turned=True, accumulate=D.int32 if integer else None,
+            out=D.int32 if integer else D.float32,
+        )
+        check(kernel, threads=2, target=select_target(target))
+    bias = [(D.float32, 40)]
+    check(matmul(2, 40, 300, b_turned=True, batch=3, epilogue=_bias_relu, extra=bias), threads=2)
+
+
 def test_batched_matmul() -> None:
     check(matmul(20, 33, 17, batch=6, b_turned=True), threads=4)
     check(matmul(64, 48, 300, batch=3), threads=2)

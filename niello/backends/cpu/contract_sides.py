@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from niello.backends.cpu.contract_roles import Roles, slack
 from niello.backends.cpu.contract_window import Box, find_box
+from niello.backends.cpu.gemm_dot import MOST_ROWS
 from niello.backends.cpu.gemm_tile import Target, choose_tile
 from niello.backends.cpu.gemm_types import Direct, Packed, Place, Read, Trim, Window
 from niello.backends.cpu.llvm_text import Function, Operand, Value
@@ -70,7 +71,7 @@ class Sides:
     def _a_in_place(self, expr: Load) -> bool:
         """Packing A costs a copy per panel pass; reading in place costs cache conflicts."""
         roles = self.roles
-        if roles.n.extent > 128:
+        if roles.n.extent > 128 or self.rows <= MOST_ROWS:
             return False
         step = affine(expr.index).coefficient(roles.m) * self.size
         return step % 4096 != 0 or roles.m.extent <= 8

@@ -71,12 +71,50 @@ def find_box(expr: Expr, m: Range, k: tuple[Range, ...], size: int) -> Box | Non
         [position, *(r for r in k if r is not partner)],
         key=lambda r: -abs(unit_step if r is position else first.coefficient(r)),
     )
-    return _lay_out(value, axes, position, factors, low, m, k, size)
+    steps = {r: unit_step if r is position else first.coefficient(r) for r in axes}
+    inner = axes[-1]
+    line = None
+    if len(axes) > 1 and axes[-2] is position and steps[inner] == 1 and inner.extent < 16:
+        if steps[position] == inner.extent:
+            line = Range("window_line", position.extent * inner.extent)
+            value = _one_line(value, position, inner, line)
+    return _lay_out(value, axes, line, position, factors, low, m, k, size)
+
+
+def _one_line(value: Expr, position: Range, inner: Range, line: Range) -> Expr:
+    """The same elements along one range: position * inner.extent + inner, contiguous in memory."""
+    extent = inner.extent
+    apart: dict[Node, Node] = {position: line // extent, inner: line % extent}
+    for node in walk([value]):
+        room = slack(node) if isinstance(node, ir.Fn) and node.name in ("lt", "le") else None
+        if room is None or inner in free_ranges(room) or position not in free_ranges(room):
+            continue
+        step = affine(room).stride(position)
+        if step not in (1, -1):
+            continue
+        # position >= p holds for elements from p * extent on, position <= p up to the end of p.
+        rest = ir.substitute(room, {position: ir.const(0, int64)})
+        if node.name == "lt":  # type: ignore[attr-defined]
+            rest = rest - 1
+        moved = rest * extent + line if step > 0 else rest * extent + (extent - 1) - line
+        apart[node] = ir.fn("le", ir.const(0, int64), moved)
+    memo = dict(apart)
+    for node in walk([value]):
+        if isinstance(node, Load) and not free_ranges(node.index).isdisjoint((position, inner)):
+            form = affine(node.index)
+            if form.stride(inner) == 1 and form.stride(position) == extent:
+                index = ir.substitute(node.index, {position: ir.const(0, int64), inner: line})
+                gate = node.gate
+                if gate is not None:
+                    gate = transform(gate, _again, dict(apart))  # type: ignore[assignment]
+                memo[node] = Load(node.param, index, gate)
+    return transform(value, _again, memo)  # type: ignore[return-value]
 
 
 def _lay_out(
     value: Expr,
     axes: list[Range],
+    line: Range | None,
     position: Range,
     factors: dict[Range, int],
     low: int,
@@ -89,13 +127,15 @@ def _lay_out(
     for r in reversed(axes):
         strides[r] = step
         step *= r.extent
-        if step * size % 2048 == 0:
-            step += 64 // size  # rows a multiple of a page's half apart fall into one cache set
+        if step * size % 2048 == 0 and (line is None or r is position):
+            step += 64 // size  # rows a multiple of half a page apart fall into one cache set
     k_steps = tuple(strides[position] * factors[r] if r in factors else strides[r] for r in k)
+    shown = axes if line is None else [*axes[:-2], line]
+    widths = [strides[r] if r is not line else 1 for r in shown]
     return Box(
         value,
-        tuple(axes),
-        tuple(strides[r] for r in axes),
+        tuple(shown),
+        tuple(widths),
         -low * strides[position],
         strides[position] * factors[m],
         k_steps,

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from niello.backends.cpu.gemm_dot import emit_dot, suits_dot
 from niello.backends.cpu.gemm_micro import TileWriter
 from niello.backends.cpu.gemm_pack import copy_window, pack_a_columns, pack_a_rows, pack_b
 from niello.backends.cpu.gemm_plan import Plan, make_plan
@@ -32,6 +33,8 @@ def emit_contraction(
     module: Module, c: Contraction, target: Target, tile: Tile | None = None
 ) -> Emitted:
     """Write the functions of a contraction into a module; see :class:`Emitted` for how to call them."""
+    if tile is None and suits_dot(c):
+        return emit_dot(module, c, target)
     return _Emitter(module, c, make_plan(c, target, tile)).emit()
 
 

@@ -147,6 +147,9 @@ def _choose_k_chunk(c: Contraction, tile: Tile, target: Target, k_inner: int) ->
     size = byte_size(c.element)
     depth = max(64, int(target.l1_bytes * 0.75) // (tile.columns * size))
     total = c.k[0] * k_inner
+    if isinstance(c.b, Direct) and c.m * math.prod(c.outer) <= 2 and len(c.k) == 1:
+        # B is read once: a few whole rows at a time, which the hardware sees coming.
+        return _even_chunk(c.k[0], ROWS) if c.b.k_steps[0] * size >= 2048 else max(1, c.k[0])
     # Where A is a small window, only B is big: it may come from the second-level cache.
     limit = depth * (2 if isinstance(c.a, Packed) or not c.outer else 8)
     if total <= limit or isinstance(c.b, Direct):
@@ -156,6 +159,7 @@ def _choose_k_chunk(c: Contraction, tile: Tile, target: Target, k_inner: int) ->
     return _even_chunk(c.k[0], depth // k_inner, 4 if k_inner == 1 else 1)
 
 
+ROWS=8
 _SPLIT_BYTES = 8 << 20  # most that partial results of a split k may take
 
 

@@ -90,7 +90,8 @@ def choose_tile(m: int, n: int, target: Target, element: str, *, rows_multiple: 
     best: tuple[float, Tile] | None = None
     spare = 1 if target.registers > 16 else 2
     vectors_needed = -(-n // width)
-    for vectors in range(1, min(4, vectors_needed) + 1):
+    widest = 4 if m > 2 else 12 // m  # a single row streams B: long runs of memory, many chains
+    for vectors in range(1, min(widest, vectors_needed) + 1):
         limit = (target.registers - spare - vectors) // vectors
         for rows in range(1, min(limit, m, 24) + 1):
             panels = -(-vectors_needed // vectors)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Callable, Mapping, Sequence
 
 from niello.backends.cpu.llvm_text import Operand, Value, constant
@@ -65,6 +66,20 @@ def worth_unrolling(ranges: Sequence[Range], cost: float) -> bool:
     return points <= _UNROLLED_POINTS and points * cost <= 120
 
 
+class Rest(enum.Enum):
+    """How the end of a sweep that is no whole vector is done, where its length is known.
+
+    MASK: with masks. PAIR: the last vector is moved back over the one before it and both are
+    written together, so that a body which stores only after it has read everything does no harm
+    in doing some lanes twice. COUNT: the last vector is moved back, and `Scope.counted` tells the
+    lanes that have not been done yet.
+    """
+
+    MASK = 0
+    PAIR = 1
+    COUNT = 2
+
+
 def sweep(
     em: Emitter,
     lanes: Range,
@@ -76,35 +91,36 @@ def sweep(
     element_bytes: int,
     carry: Sequence[Value],
     body: Sweep,
+    rest: Rest = Rest.MASK,
 ) -> list[Value]:
     """Run `lanes` from `start` to `stop` in vectors of `width`, `copies` of them at once.
 
     `body(scopes, carried)` writes one trip for as many vectors as there are scopes and gives the
-    next carried values. The rest is done with masks where the CPU has them for elements of
-    `element_bytes`, else lane by lane.
+    next carried values. The rest is done as `rest` says, or with masks where the CPU has them for
+    elements of `element_bytes`, else lane by lane.
     """
     f = em.f
     start, stop = f.as_value(start), f.as_value(stop)
     values = list(carry)
-    known = start.const is not None and stop.const is not None
+    if start.const is not None and stop.const is not None:
+        known = _Known(em, lanes, start.const, stop.const, scope, width, copies, body)
+        if rest is not Rest.MASK and stop.const - start.const >= width:
+            return known.overlapping(values, rest)
+        values, start = known.whole(values)
+        if start.const == stop.const:
+            return values
     masked = width > 1 and has_masks(em.target, element_bytes)
-    # With masks the rest is one loop; without, whole vectors come before single elements.
-    counts = [copies] if copies == 1 or (masked and not known) else [copies, 1]
-    for count in counts:
-        step = width * count
-        if known and stop.const - start.const < step:  # type: ignore[operator]
-            continue
-        bulk = f.add(start, f.mul(f.udiv(f.sub(stop, start), step), step))
+    if start.const is None or stop.const is None:
+        # With masks the rest is one loop; without, whole vectors come before single elements.
+        for count in [copies] if copies == 1 or masked else [copies, 1]:
+            step = width * count
+            bulk = f.add(start, f.mul(f.udiv(f.sub(stop, start), step), step))
 
-        def trip(index: Value, carried: list[Value], count: int = count) -> list[Value]:
-            scopes = [
-                Scope(scope, {lanes: f.add(index, n * width)}, vector=lanes, width=width)
-                for n in range(count)
-            ]
-            return body(scopes, carried)
+            def trip(index: Value, carried: list[Value], count: int = count) -> list[Value]:
+                return body(_scopes(em, lanes, index, scope, width, count), carried)
 
-        values = _looped(em, start, bulk, step, values, trip)
-        start = bulk
+            values = _looped(em, start, bulk, step, values, trip)
+            start = bulk
     if not masked:
 
         def one(index: Value, carried: list[Value]) -> list[Value]:
@@ -112,6 +128,71 @@ def sweep(
 
         return _looped(em, start, stop, 1, values, one)
     return _masked_rest(em, lanes, start, stop, scope, width, values, body)
+
+
+def _scopes(
+    em: Emitter, lanes: Range, index: Value, scope: Scope, width: int, count: int
+) -> list[Scope]:
+    return [
+        Scope(scope, {lanes: em.f.add(index, n * width)}, vector=lanes, width=width)
+        for n in range(count)
+    ]
+
+
+class _Known:
+    """A sweep between known bounds."""
+
+    def __init__(
+        self,
+        em: Emitter,
+        lanes: Range,
+        start: int,
+        stop: int,
+        scope: Scope,
+        width: int,
+        copies: int,
+        body: Sweep,
+    ) -> None:
+        self.em, self.lanes, self.start, self.stop = em, lanes, start, stop
+        self.scope, self.width, self.copies, self.body = scope, width, copies, body
+
+    def _at(self, index: int | Value, count: int) -> list[Scope]:
+        value = self.em.f.as_value(index)
+        return _scopes(self.em, self.lanes, value, self.scope, self.width, count)
+
+    def _vectors(self, count: int, values: list[Value]) -> list[Value]:
+        """The first `count` vectors."""
+        f, step = self.em.f, self.width * self.copies
+        trips, single = divmod(count, self.copies)
+        end = self.start + trips * step
+
+        def trip(index: Value, carried: list[Value]) -> list[Value]:
+            return self.body(self._at(index, self.copies), carried)
+
+        values = _looped(self.em, f.as_value(self.start), f.as_value(end), step, values, trip)
+        return self.body(self._at(end, single), values) if single else values
+
+    def whole(self, values: list[Value]) -> tuple[list[Value], Value]:
+        """All whole vectors; returns the carried values and where the rest starts."""
+        count = (self.stop - self.start) // self.width
+        values = self._vectors(count, values)
+        return values, self.em.f.as_value(self.start + count * self.width)
+
+    def overlapping(self, values: list[Value], rest: Rest) -> list[Value]:
+        """Everything, the last vector moved back so that it ends with the last element."""
+        count, left = divmod(self.stop - self.start, self.width)
+        last = self.stop - self.width
+        if left == 0:
+            return self._vectors(count, values)
+        if rest is Rest.PAIR:
+            values = self._vectors(count - 1, values)
+            before = self.start + (count - 1) * self.width
+            return self.body([*self._at(before, 1), *self._at(last, 1)], values)
+        values = self._vectors(count, values)
+        scope = self._at(last, 1)[0]
+        new = [n >= self.width - left for n in range(self.width)]
+        scope.counted = _constant_mask(new)
+        return self.body([scope], values)
 
 
 def _looped(
@@ -146,7 +227,7 @@ def _masked_rest(
     if start.const is not None and stop.const is not None:
         if start.const == stop.const:
             return values
-        mask = _constant_mask(stop.const - start.const, width)
+        mask = _constant_mask([n < stop.const - start.const for n in range(width)])
         tail = Scope(scope, {lanes: start}, vector=lanes, width=width, mask=mask)
         return body([tail], values)
 
@@ -158,9 +239,9 @@ def _masked_rest(
     return _looped(em, start, stop, width, values, trip)
 
 
-def _constant_mask(count: int, width: int) -> Value:
-    bits = ", ".join(f"i1 {'true' if n < count else 'false'}" for n in range(width))
-    return Value(f"<{bits}>", f"<{width} x i1>")
+def _constant_mask(lanes: Sequence[bool]) -> Value:
+    bits = ", ".join(f"i1 {'true' if lane else 'false'}" for lane in lanes)
+    return Value(f"<{bits}>", f"<{len(lanes)} x i1>")
 
 
 def share(em: Emitter, units: Operand, grain: int, thread: Value, threads: Value) -> tuple[

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from niello.backends.cpu.llvm_text import Value
-from niello.backends.cpu.render_loops import nest, share, sweep, unravel, worth_unrolling
+from niello.backends.cpu.render_loops import Rest, nest, share, sweep, unravel, worth_unrolling
 from niello.backends.cpu.render_memory import store
 from niello.backends.cpu.render_reduce import (
     Accumulator,
@@ -119,8 +119,11 @@ class _Nest:
             return carry
 
         bytes = min(narrowest_bytes(self.roots, self.this.stores), 4)
+        # Vectors side by side would keep their rows in one place.
+        keeps = any(s.param in self.em.row_params for s in self.this.stores)
+        copies, rest = (1, Rest.MASK) if keeps else (lanes.copies, Rest.PAIR)
         sweep(
-            self.em, lanes.range, start, stop, scope, lanes.width, lanes.copies, bytes, [], trip
+            self.em, lanes.range, start, stop, scope, lanes.width, copies, bytes, [], trip, rest
         )
 
     def _phases(self, scopes: Sequence[Scope]) -> None:
@@ -188,7 +191,8 @@ def _own_lanes(em: Emitter, phase: Phase, scope: Scope) -> None:
     def row(scopes: list[Scope], carry: list[Value]) -> list[Value]:
         at = scopes[0]
         em.hoist(phase.roots, at, [own])
-        return sweep(em, own, 0, own.extent, at, lanes.width, lanes.copies, bytes, [], trip)
+        width, copies = lanes.width, lanes.copies
+        return sweep(em, own, 0, own.extent, at, width, copies, bytes, [], trip, Rest.PAIR)
 
     nest(em, outer, [scope], phase.roots, [], row, inner=[own])
 

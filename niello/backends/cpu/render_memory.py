@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from niello.backends.cpu.vectors import Emitter, Scope
     from niello.codegen.plan import Partial
 
+_MOST_PICKED = 4  # longest stride that is read as contiguous vectors
 _ZEROS = 1024  # bytes: no vector in use is longer
 
 
@@ -35,6 +36,8 @@ def load(em: Emitter, node: Load, scope: Scope, wide: bool) -> Value:
         found = _contiguous(em, node, scope, mask, scalar_gate, stride)
     elif stride == 0:
         return _broadcast(em, node, scope, gate)
+    elif stride is not None and 2 <= stride <= _MOST_PICKED and mask is None:
+        found = _picked(em, node, scope, scalar_gate, stride)
     else:
         found = _gather(em, node, scope, mask, scalar_gate)
     return to_register(em, found, node.param.dtype)
@@ -127,6 +130,41 @@ def _contiguous(
         kind = vector(memory_type(dtype), width)
         found = f.masked_load(kind, pointer, mask, align=dtype.itemsize)
     return found if stride > 0 else f.shuffle(found, None, range(width - 1, -1, -1))
+
+
+def _picked(
+    em: Emitter, node: Load, scope: Scope, gate: Value | None, stride: int
+) -> Value:
+    """Every second (third, ...) element out of contiguous vectors, reading nothing beyond the last."""
+    f, dtype, width = em.f, node.param.dtype, scope.width
+    pointer = _guarded(em, address(em, node.param, em.scalar(node.index, scope)), gate)
+    kind = memory_type(dtype)
+    back = (stride - 1) * (width - 1)  # where the last vector starts: it ends with the last lane
+    starts = [*(n * width for n in range(stride - 1)), back]
+    vectors = [_plain(em, dtype, f.gep(kind, pointer, start), width) for start in starts]
+    places = []
+    for lane in range(width):
+        at = lane * stride
+        n = at // width
+        places.append((n, at - n * width) if n < stride - 1 else (stride - 1, at - back))
+    return pick(em, vectors, places)
+
+
+def pick(em: Emitter, vectors: list[Value], places: list[tuple[int, int]]) -> Value:
+    """A vector whose lanes are (which vector, which lane) of some vectors of as many lanes."""
+    width = len(places)
+    used = sorted({n for n, _ in places})
+    result = vectors[used[0]]
+    lanes = [lane if n == used[0] else -1 for n, lane in places]
+    for follow in used[1:]:
+        indices = [
+            width + lane if n == follow else lanes[k] for k, (n, lane) in enumerate(places)
+        ]
+        result = em.f.shuffle(result, vectors[follow], indices)
+        lanes = [k if indices[k] >= 0 else -1 for k in range(width)]
+    if len(used) == 1:
+        result = em.f.shuffle(result, None, lanes)
+    return result
 
 
 def _broadcast(em: Emitter, node: Load, scope: Scope, gate: Value | None) -> Value:

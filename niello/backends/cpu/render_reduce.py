@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from niello.backends.cpu.llvm_text import Value, constant, lanes, vector
 from niello.backends.cpu.render_functions import emit_function
-from niello.backends.cpu.render_loops import Bounds, nest, sweep, worth_unrolling
+from niello.backends.cpu.render_loops import Bounds, Rest, nest, sweep, worth_unrolling
 from niello.backends.cpu.render_memory import register_vector
 from niello.backends.cpu.render_types import vector_bytes
 from niello.backends.cpu.vectors import Emitter, Scope, is_narrow
@@ -71,9 +71,10 @@ class Accumulator:
         if fused is not None:
             return [fused]
         value = self._shaped(em.value(self.body, scope), state[0])
-        if scope.mask is not None and lanes(value.type) > 1:
+        counted = scope.mask or scope.counted
+        if counted is not None and lanes(value.type) > 1:
             identity = constant(reduce_identity(self.op, self.dtype), value.type)
-            value = em.f.select(scope.mask, value, identity)
+            value = em.f.select(counted, value, identity)
         # The new value first: then only one instruction of a NaN-keeping maximum waits for the state.
         return [self._combine(value, state[0])]
 
@@ -83,7 +84,9 @@ class Accumulator:
     def _fused(self, scope: Scope, total: Value) -> Value | None:
         """total + a * b, rounded once or twice."""
         body = self.body
-        if self.op != "add" or not self.dtype.is_float or scope.mask is not None:
+        if self.op != "add" or not self.dtype.is_float:
+            return None
+        if scope.mask is not None or scope.counted is not None:
             return None
         if not isinstance(body, Fn) or body.name != "mul" or scope.find(body) is not None:
             return None
@@ -103,8 +106,9 @@ class Accumulator:
             where = em.narrow(position, scope)
         where = self._shaped(where, state[1])
         better = self._better(value, state[0])
-        if scope.mask is not None and lanes(better.type) > 1:
-            better = f.and_(better, scope.mask)
+        counted = scope.mask or scope.counted
+        if counted is not None and lanes(better.type) > 1:
+            better = f.and_(better, counted)
         return [f.select(better, value, state[0]), f.select(better, where, state[1])]
 
     def _better(self, a: Value, b: Value) -> Value:
@@ -267,7 +271,9 @@ class _Walk:
             return following
 
         def piece(here: Scope, first: Value, end: Value, values: Sequence[Value]) -> list[Value]:
-            return sweep(em, own, first, end, here, width, copies, bytes, values, trip)
+            return sweep(
+                em, own, first, end, here, width, copies, bytes, values, trip, Rest.COUNT
+            )
 
         def rows(scopes: list[Scope], values: list[Value]) -> list[Value]:
             here = scopes[0]
@@ -327,7 +333,7 @@ def own_lanes(
 def fitting_width(em: Emitter, extent: int, widest: int) -> int:
     """Lanes of a vector of elements of `widest` bytes, fewer if a range is shorter than that."""
     width = vector_bytes(em.target) // widest
-    while width > 2 and width // 2 >= extent:
+    while width > 2 and width > extent:
         width //= 2
     return width
 

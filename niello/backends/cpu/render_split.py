@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from niello.backends.cpu.llvm_text import Value
-from niello.backends.cpu.render_loops import Bounds, nest, share, sweep
+from niello.backends.cpu.render_loops import Bounds, Rest, nest, share, sweep
 from niello.backends.cpu.render_memory import address, to_memory, to_register
 from niello.backends.cpu.render_reduce import Accumulator, fitting_width, reduce_together
 from niello.backends.cpu.render_types import memory_type, vector_bytes
@@ -117,7 +117,8 @@ class _Split:
 
             copies = max(1, min(4, _REGISTER_VECTORS // len(self.group), vectors))
             copies = 1 << (copies.bit_length() - 1)
-            sweep(em, lanes, 0, lanes.extent, scope, width, copies, self.bytes, [], trip)
+            extent = lanes.extent
+            sweep(em, lanes, 0, extent, scope, width, copies, self.bytes, [], trip, Rest.PAIR)
             return
         self._stream(scope, lanes, width, bounds)
 
@@ -131,7 +132,8 @@ class _Split:
                 self._leave(here, [a.start(wide)[0] for a in self.group])
             return carry
 
-        sweep(em, lanes, 0, lanes.extent, scope, width, 1, self.bytes, [], clear)
+        extent = lanes.extent
+        sweep(em, lanes, 0, extent, scope, width, 1, self.bytes, [], clear, Rest.PAIR)
         *outer, inner = self.this.phase.ranges
         start, stop = bounds.get(inner, (em.f.as_value(0), em.f.as_value(inner.extent)))
 
@@ -156,16 +158,20 @@ class _Split:
             em.hoist(self.roots, here, [lanes])
 
         def trip(scopes: list[Scope], carry: list[Value]) -> list[Value]:
+            made = []
             for column in scopes:
                 states = [[v] for v in self._held(column)]
                 for here in at:
                     both = Scope(here, {lanes: column.ranges[lanes]}, vector=column.vector,
                                  width=column.width, mask=column.mask)
                     states = [a.step(both, s) for a, s in zip(self.group, states, strict=True)]
-                self._leave(column, [s[0] for s in states])
+                made.append([s[0] for s in states])
+            for column, found in zip(scopes, made, strict=True):
+                self._leave(column, found)
             return carry
 
-        sweep(em, lanes, 0, lanes.extent, scope, width, 1, self.bytes, [], trip)
+        extent = lanes.extent
+        sweep(em, lanes, 0, extent, scope, width, 1, self.bytes, [], trip, Rest.PAIR)
 
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from niello.backends.cpu.gemm_pack import transpose
-from niello.backends.cpu.llvm_text import Value
+from niello.backends.cpu.llvm_text import Value, constant
 from niello.backends.cpu.render_loops import share, unravel
 from niello.backends.cpu.render_memory import load, store
 from niello.backends.cpu.render_types import vector_bytes
@@ -16,7 +16,6 @@ from niello.codegen.access import cost, lane_bytes, loads, narrowest_bytes, stor
 from niello.kernel.bounds import affine
 from niello.kernel.ir import Load, Range, Store, free_ranges
 
-_BLOCK = 8
 _BODY = 24  # nodes of the stores above which writing a square out costs too much code
 
 
@@ -88,10 +87,9 @@ class Tiles:
         Returns how many threads can share it.
         """
         em, square = self.em, self.square
-        block = square.side * _BLOCK
-        blocks = -(-square.down.extent // block)
+        blocks = -(-square.down.extent // square.side)
         units = math.prod(r.extent for r in self.outer) * blocks
-        work = (cost(self.roots) + 4) * square.lanes.extent * block / square.side
+        work = (cost(self.roots) + 4) * square.lanes.extent
         grain = grain_of(work)
         first, end = share(em, units, grain, thread, threads)
         scope = Scope()
@@ -100,36 +98,37 @@ class Tiles:
             which = em.f.urem(unit, blocks)
             here = Scope(scope, unravel(em, em.f.udiv(unit, blocks), self.outer))
             em.hoist(self.roots, here, [square.down, square.lanes])
-            top = em.f.mul(which, block)
-            bottom = em.f.smin(em.f.add(top, block), square.down.extent)
-            self._block(here, top, bottom, rows)
+            self._band(here, em.f.mul(which, square.side), rows)
         return -(-units // grain)
 
-    def _block(
-        self,
-        scope: Scope,
-        top: Value,
-        bottom: Value,
-        rows: Callable[[Scope, Value | int, Value | int], None],
+    def _band(
+        self, scope: Scope, top: Value, rows: Callable[[Scope, Value | int, Value | int], None]
     ) -> None:
+        """All squares side by side, then what is left of the band's rows."""
         em, square = self.em, self.square
         f, side = em.f, square.side
-        count = f.udiv(f.sub(bottom, top), side)
-        middle = f.add(top, f.mul(count, side))
         edge = square.lanes.extent // side * side
-        with f.for_range(0, edge, side) as left, f.for_range(top, middle, side) as down:
-            self._square(scope, down, left)
 
-        def one(start: Value, stop: Value, left: int, right: int) -> None:
-            with f.for_range(start, stop) as down:
+        def one(stop: Value, left: int) -> None:
+            with f.for_range(top, stop) as down:
                 at = Scope(scope, {square.down: down})
                 em.hoist(self.roots, at, [square.lanes])
-                rows(at, left, right)
+                rows(at, left, square.lanes.extent)
 
-        if edge < square.lanes.extent:
-            one(top, middle, edge, square.lanes.extent)
-        if square.down.extent % side:
-            one(middle, bottom, 0, square.lanes.extent)
+        def whole() -> None:
+            with f.for_range(0, edge, side) as left:
+                self._square(scope, top, left)
+            if edge < square.lanes.extent:
+                one(f.add(top, side), edge)
+
+        if square.down.extent % side == 0:
+            whole()
+            return
+        with f.if_else(f.icmp("sle", top, square.down.extent - side)) as branches:
+            with branches.then():
+                whole()
+            with branches.otherwise():
+                one(constant(square.down.extent), 0)
 
     def _square(self, scope: Scope, down: Value, left: Value) -> None:
         em, square = self.em, self.square

@@ -40,11 +40,11 @@ class Scope:
     """Values that hold at one place of the code.
 
     `ranges` gives each range its i64 value (of lane 0 for `vector`, the range over the lanes);
-    `mask` (`<width x i1>`) tells the lanes that exist, None: all. A child scope sees what its
-    parents computed.
+    `mask` (`<width x i1>`) tells the lanes that exist, None: all. `counted` tells the lanes that a
+    reduction has not seen yet where vectors overlap. A child scope sees what its parents computed.
     """
 
-    __slots__ = ("mask", "parent", "ranges", "scalars", "values", "vector", "width")
+    __slots__ = ("counted", "mask", "parent", "ranges", "scalars", "values", "vector", "width")
 
     def __init__(
         self,
@@ -62,13 +62,14 @@ class Scope:
         self.vector = parent.vector if inherits else vector  # type: ignore[union-attr]
         self.width = parent.width if inherits else width  # type: ignore[union-attr]
         self.mask = parent.mask if inherits and mask is None else mask  # type: ignore[union-attr]
+        self.counted: Value | None = parent.counted if inherits else None  # type: ignore[union-attr]
         self.values: dict[Expr, Value] = {}
         self.scalars: dict[Expr, Value] = {}  # lane 0 of what depends on the lanes' range
 
     def without_lanes(self) -> Scope:
         """A scope inside this one where code is scalar, for what does not vary over the lanes."""
         made = Scope(self)
-        made.vector, made.width, made.mask = None, 1, None
+        made.vector, made.width, made.mask, made.counted = None, 1, None, None
         return made
 
     def find(self, expr: Expr) -> Value | None:

@@ -14,6 +14,7 @@ KERNEL = 5
 CHANNELS = (32, 64)
 HIDDEN = 1024
 RATE = 1e-3
+SLOWING = 1000  # steps after which the learning rate is half
 DECAY = (0.9, 0.999)
 EPSILON = 1e-8
 
@@ -96,12 +97,13 @@ def training_step(network: Network) -> list[nl.Operation]:
     with graph.name_scope("adam"):
         count = graph.variable(0.0, name="step")
         now = count + 1.0
+        rate = RATE / (1.0 + count / SLOWING)
         steps.append(count.assign(now))
         for parameter, gradient in gradients.items():
             zeros = np.zeros(parameter.type.static_shape, np.float32)
             with graph.name_scope(parameter.name.replace("/", "_")):
                 m, v = graph.variable(zeros, name="m"), graph.variable(zeros, name="v")
-            new = nl.adam(RATE, *DECAY, EPSILON, now, parameter, m, v, gradient)
+            new = nl.adam(rate, *DECAY, EPSILON, now, parameter, m, v, gradient)
             steps += [t.assign(n) for t, n in zip((parameter, m, v), new, strict=True)]
     return steps
 

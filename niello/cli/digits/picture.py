@@ -55,11 +55,6 @@ def _curves(figure, progress: Progress) -> None:  # type: ignore[no-untyped-def]
     epochs = np.arange(1, len(progress.accuracies) + 1)
     percent = 100 * np.array(progress.accuracies)
     right.plot(epochs, percent, marker="o", color=LINE)
-    if len(epochs):
-        right.annotate(
-            f"{percent[-1]:.2f} %", (epochs[-1], percent[-1]), xytext=(-6, -16),
-            textcoords="offset points", ha="right", color=LINE,
-        )  # fmt: skip
     right.xaxis.get_major_locator().set_params(integer=True)
     right.set(xlabel="epoch", ylabel="per cent", title="Accuracy on held-out images")
     for axes in (left, right):

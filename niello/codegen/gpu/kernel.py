@@ -1,0 +1,70 @@
+"""What a GPU renderer gives to the device that launches it: source text and geometry.
+
+    GpuKernel = name  source  launches: Launch*  scratch: bytes*
+    Launch    = entry  grid  block  shared_bytes  arguments: Argument*
+    Argument  = "param" slot | "scratch" number, written
+
+A device needs nothing else: compile `source` (one translation unit), allocate the scratch buffers,
+and for each launch, in order, bind one buffer per argument and start `grid` blocks of `block`
+threads. A launch reads what the launches before it wrote, so each must see the earlier ones' writes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+# Every buffer that is bound must begin at a multiple of this: accesses of 128 bits rely on it.
+ALIGNMENT = 16
+# Bytes are reached in words of this size: the bytes up to the next multiple belong to the buffer.
+WORD_BYTES = 4
+
+
+@dataclass(frozen=True)
+class Argument:
+    """One buffer of a launch: `slots` of the kernel's parameters, or the number of a scratch buffer.
+
+    Several slots share an argument when the renderer was told that they are one buffer.
+    """
+
+    slots: tuple[int, ...]  # parameters of the kernel; empty for scratch
+    scratch: int | None
+    written: bool
+
+    @property
+    def slot(self) -> int:
+        """The parameter whose buffer is bound; for arguments that are no scratch."""
+        return self.slots[0]
+
+
+@dataclass(frozen=True)
+class Launch:
+    """One launch of an entry point of the source."""
+
+    entry: str
+    grid: tuple[int, int, int]
+    block: tuple[int, int, int]
+    shared_bytes: int  # static: declared in the source, given to be compared with limits
+    arguments: tuple[Argument, ...]
+
+
+@dataclass(frozen=True)
+class GpuKernel:
+    """A rendered kernel. Equal kernels give equal text.
+
+    `launches` run in order; there is none when the kernel has no points. `scratch` holds the bytes
+    of each scratch buffer: their contents need not be initialised and are not used afterwards, so
+    that kernels which do not run at once may share them. Buffers are bound at multiples of
+    ALIGNMENT and are readable up to the next multiple of WORD_BYTES.
+    """
+
+    name: str
+    source: str
+    launches: tuple[Launch, ...]
+    scratch: tuple[int, ...] = ()
+    alignment: int = ALIGNMENT
+    notes: tuple[str, ...] = ()  # how each part was mapped, for the debug dump
+
+    @property
+    def shared_bytes(self) -> int:
+        """The most shared memory that a launch uses."""
+        return max((x.shared_bytes for x in self.launches), default=0)
