@@ -28,7 +28,7 @@ from niello.core.types import TensorType
 
 if TYPE_CHECKING:
     from niello.graph.tensor import Tensor
-    from niello.kernel.build import Builder, Index, Value
+    from niello.kernel.build import Builder, Index, ScatterSpec, Value
     from niello.kernel.ir import Expr
 
 
@@ -154,6 +154,11 @@ class Op:
         """For one-to-one movements: where in the output the input's element `index` goes."""
         return None
 
+    def scatter(self, k: Builder, *inputs: Value) -> ScatterSpec | None:
+        """The single output as additions (or other combinations) into a filled buffer: used in
+        place of `lower` where that would visit every input element for each output element."""
+        return None
+
     def domain(self, *inputs: TensorType) -> tuple[int, ...] | None:
         """The natural iteration space of the output when it is not the output's shape: a shape
         with as many elements, such as groups apart from the channels inside them."""
@@ -167,6 +172,10 @@ class Op:
     @classmethod
     def has_decompose(cls) -> bool:
         return cls.decompose is not Op.decompose
+
+    @classmethod
+    def has_scatter(cls) -> bool:
+        return cls.scatter is not Op.scatter
 
     @property
     def attributes(self) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from niello.core.dtypes import DType, bool_, int64
@@ -44,6 +45,24 @@ class Value:
     def flat(self, offset: Expr) -> Expr:
         """The element at a row-major offset."""
         return self(*unravel(offset, self.shape))
+
+
+@dataclass(frozen=True)
+class ScatterSpec:
+    """How an op adds values into its output, as an alternative to its `lower`.
+
+    The output starts as `initial`; then, for every point of `extents`, `value(*ranges)` is
+    combined by `combine` into the element at `target(*ranges)`, where `inside(*ranges)` holds.
+    Several points may hit one element. Values have the dtype that half types are computed in, and
+    must be accumulated in it.
+    """
+
+    extents: tuple[int, ...]
+    target: Callable[..., Index]
+    inside: Callable[..., Expr]
+    value: Callable[..., Expr]
+    combine: str = "add"
+    initial: Any = 0
 
 
 class Builder:

@@ -263,10 +263,38 @@ def elementwise(
         ]
     )
     call.__name__ = call.__qualname__ = name
-    call.__doc__ = doc
+    call.__doc__ = document(name, doc, parameters, body["dtypes"], result)
     call.__module__ = body["__module__"]
     call.__signature__ = signature  # type: ignore[attr-defined]
     return opdef.function(call) if publish else call
+
+
+def document(
+    name: str, doc: str, parameters: Sequence[str], allowed: Sequence[DType], result: str = "same"
+) -> str:
+    """Docstring of an elementwise function: its sentence, the rules all share, and an example."""
+    kind = dtypes.float32 if dtypes.float32 in allowed else dtypes.int32
+    kind = kind if kind in allowed else bool_
+    made = bool_ if result == "bool" else kind
+    size = len(parameters) - (result == "select")
+    rules = "Elementwise, any shape."
+    if size > 1:
+        rules = "Operands broadcast like NumPy and promote to one dtype; numbers take the tensors'."
+    names = "every dtype" if len(allowed) == len(dtypes.ALL) else ", ".join(d.name for d in allowed)
+    errors = "DTypeError for others" + ", ShapeError for shapes that do not broadcast" * (size > 1)
+    arguments = ["x > 0"] * (result == "select") + ["x"] * size
+    return f"""{doc}
+
+    {rules}
+    Takes {names}; raises {errors}.
+
+    Example:
+        >>> import niello as nl
+        >>> graph = nl.Graph()
+        >>> x = graph.placeholder((2, 3), nl.{kind.name}{"_" * (kind is bool_)})
+        >>> nl.{name}({", ".join(arguments)}).type
+        {made.name}[2, 3]
+    """
 
 
 def compute(x: Expr, dtype: DType) -> Expr:
@@ -283,6 +311,7 @@ __all__ = [
     "cast_to",
     "check_dtype",
     "compute",
+    "document",
     "elementwise",
     "graph_of",
     "half_as_float32",

@@ -38,28 +38,10 @@ from niello.graph.opdef import (
     sample,
 )
 from niello.graph.tensor import Tensor
-from niello.kernel.build import Builder, Index, Value
+from niello.kernel.build import Builder, Index, ScatterSpec, Value
 from niello.kernel.ir import Expr
 from niello.ops.define import as_operand, check_dtype, half_as_float32
 from niello.ops.movement import apply, integer, known_axis, require_rank, tensor_of
-
-
-@dataclass(frozen=True)
-class ScatterSpec:
-    """How an op adds values into its output, as an alternative to its `lower`.
-
-    The output starts as `initial`; then, for every point of `extents`, `value(*ranges)` is
-    combined by `combine` into the element at `target(*ranges)`, where `inside(*ranges)` holds.
-    Several points may hit one element. Values have the dtype that half types are computed in, and
-    must be accumulated in it.
-    """
-
-    extents: tuple[int, ...]
-    target: Callable[..., Index]
-    inside: Callable[..., Expr]
-    value: Callable[..., Expr]
-    combine: str = "add"
-    initial: Any = 0
 
 
 def _normalised(k: Builder, raw: Expr, size: int) -> Expr:
@@ -165,7 +147,7 @@ class Gather(Gathering):
         for batch in np.ndindex(*index.shape[:b]):
             place, inside = _positions(index[batch], size)
             taken = np.take(x[batch], place, axis=axis - b)
-            mask = inside.reshape(*inside.shape, *[1] * (x.ndim - axis - 1))
+            mask = np.reshape(inside, (*np.shape(inside), *[1] * (x.ndim - axis - 1)))
             out[batch] = np.where(mask, taken, np.zeros_like(taken))
         return out
 

@@ -15,7 +15,7 @@ from niello.core.dtypes import INTEGERS, bool_
 from niello.graph import opdef
 from niello.graph.opdef import Trait, booleans, real, sample
 from niello.graph.tensor import Tensor
-from niello.ops.define import cast_to, elementwise, graph_of
+from niello.ops.define import cast_to, document, elementwise, graph_of
 
 _NO_GRADIENT = "its result is boolean"
 _INTEGER = "integers have no gradient"
@@ -52,7 +52,7 @@ def _logical(name: str, numpy: Any, scalar: Any, doc: str, pairs: bool = True) -
 
     published: Callable[..., Tensor] = two if pairs else one
     published.__name__ = published.__qualname__ = name
-    published.__doc__ = doc
+    published.__doc__ = document(name, doc, ("a", "b") if pairs else ("x",), (bool_,))
     return opdef.function(published)
 
 

@@ -21,7 +21,8 @@ def stitch_sinks(order: Order, limits: Limits) -> None:
     read = {b for s in order.steps for b in s.before}
     batch: list[Step] = []
     for step in list(order.steps):
-        if step.group is None or step.group.layout.kind is not Kind.POINTWISE or step in read:
+        pointwise = step.group is not None and step.group.layout.kind is Kind.POINTWISE
+        if not pointwise or step.fill or step in read:
             continue
         if batch and _buffers([*batch, step]) > limits.max_buffers:
             _merge(order, batch)

@@ -10,6 +10,8 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from niello.core.dtypes import compute_dtype, int64
 from niello.core.nodes import Node, transform, walk
 from niello.core.shapes import StaticShape
@@ -106,7 +108,15 @@ def lower_group(
     return _finish(name, outputs, drafts, lowering)
 
 
-Draft = tuple[tuple[Range, ...], Expr, Expr]  # ranges, store index, value
+@dataclass(frozen=True)
+class Draft:
+    """A store before its parameter is known."""
+
+    ranges: tuple[Range, ...]
+    index: Expr
+    value: Expr
+    gate: Expr | None = None
+    combine: str | None = None
 
 
 def _draft_store(lowering: Lowering, tensor: Tensor, domains: Sequence[StaticShape]) -> Draft:
@@ -116,7 +126,26 @@ def _draft_store(lowering: Lowering, tensor: Tensor, domains: Sequence[StaticSha
     offset = ravel(position, over)
     index = position if over == shape else unravel(offset, shape)
     value = lowering.element(tensor, index)
-    return ranges, offset, ir.cast(value, tensor.dtype)
+    return Draft(ranges, offset, ir.cast(value, tensor.dtype))
+
+
+def lower_scatter(
+    name: str, operation: Operation, inside: Callable[[Operation], bool]
+) -> tuple[Lowered, bytes]:
+    """A kernel that combines into the operation's result, and the pattern that fills it before."""
+    lowering = Lowering(inside)
+    tensor = operation.outputs[0]
+    k = Builder(f"r{operation.number}", lowering.gates)
+    spec = operation.op.scatter(k, *(lowering.value(t) for t in operation.inputs))
+    assert spec is not None
+    ranges, point = domain_ranges(spec.extents)
+    gate = spec.inside(*point)
+    with k.gate(gate):
+        value = ir.cast(spec.value(*point), tensor.dtype)
+    target = ravel(spec.target(*point), tensor.type.static_shape)
+    draft = Draft(ranges, target, value, gate, spec.combine)
+    pattern = np.asarray(spec.initial, tensor.dtype.numpy).tobytes()
+    return _finish(name, (tensor,), (draft,), lowering), pattern
 
 
 def domain_ranges(shape: StaticShape) -> tuple[tuple[Range, ...], Index]:
@@ -141,8 +170,8 @@ def _finish(
         Param(slot, t.dtype, t.type.elements, True) for slot, t in enumerate(outputs)
     ]
     drawn = tuple(
-        Store(param, ranges, index, value, None, None)
-        for param, (ranges, index, value) in zip(written, drafts, strict=True)
+        Store(param, d.ranges, d.index, d.value, d.gate, d.combine)
+        for param, d in zip(written, drafts, strict=True)
     )
     kernel = simplify(Kernel(name, (*loads, *written), drawn))
     used = {n.param for n in walk(kernel.stores) if isinstance(n, ir.Load)}

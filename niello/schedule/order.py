@@ -15,8 +15,8 @@ from niello.graph.tensor import Tensor
 from niello.kernel.ir import Kernel, Load, Param, Store
 from niello.core.errors import GraphError
 from niello.core.nodes import walk
-from niello.schedule.lower import Lowered, lower_group
-from niello.schedule.stitch import Group, Stitcher
+from niello.schedule.lower import Lowered, lower_group, lower_scatter
+from niello.schedule.stitch import Group, Stitcher, scatters
 
 
 @dataclass(eq=False)
@@ -27,6 +27,7 @@ class Step:
     lowered: Lowered | None = None
     group: Group | None = None
     effect: Operation | None = None
+    fill: bytes = b""  # what the result is filled with first, for kernels that combine into it
     before: set[Step] = field(default_factory=set)  # steps that must have run
     # Assignments this kernel makes by writing the variable's buffer: output tensor -> variable.
     in_place: dict[Tensor, Tensor] = field(default_factory=dict)
@@ -84,6 +85,9 @@ class Order:
         inside = set(group.operations)
         is_view = self.stitcher.is_view
         name = kernel_name(group)
+        if scatters(group.operations[0]):
+            lowered, pattern = lower_scatter(name, group.operations[0], is_view)
+            return Step(group.number, lowered, group, fill=pattern)
         lowered = lower_group(
             name, group.outputs, lambda o: o in inside or is_view(o), group.domains()
         )
@@ -130,7 +134,7 @@ class Order:
         producer = self.step_of.get(value.operation)
         if producer is None or producer.lowered is None or value not in producer.lowered.tensors:
             return
-        taken = value in self.targets or variable in self.targets or value in producer.in_place
+        taken = bool(producer.fill) or value in self.targets or variable in self.targets or value in producer.in_place
         ordered_reads = any(
             s.effect is not None and isinstance(s.effect.op, ReadVariable)
             and s.effect.inputs[0] is variable

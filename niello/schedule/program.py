@@ -199,13 +199,17 @@ class Assembly:
         if key not in kernels:
             kernels[key] = len(listed)
             listed.append(kernel)
+        filled: list[Command] = []
+        if step.fill:
+            filled = [Fill(self.place_of(t), step.fill) for t in step.group.outputs]
         return [
+            *filled,
             Dispatch(
                 kernels[key],
                 tuple(self.place_of(t) for t in step.lowered.tensors),
                 tuple(p.written for p in kernel.params),
                 step.group.names,
-            )
+            ),
         ]
 
 

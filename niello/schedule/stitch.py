@@ -28,6 +28,8 @@ SMALL_ELEMENTS = 32768
 CHEAP = 3.0
 # A contraction reads its operands in place; computing them while packing pays only when cheap.
 CHEAP_PROLOGUE = 16.0
+# Up to this many (input element, output element) pairs a scatter is a sum over the inputs instead.
+SMALL_SCATTER = 4096
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,16 @@ def is_splat(tensor: Tensor) -> bool:
     """A constant that repeats one value: an immediate, not memory."""
     op = tensor.operation.op
     return isinstance(op, Constant) and op.data.is_splat
+
+
+def scatters(operation: Operation) -> bool:
+    """Whether an operation runs as additions into its result rather than as a sum for each element.
+
+    Half types are summed in float32, which their buffers cannot hold."""
+    if not operation.op.has_scatter() or operation.outputs[0].dtype.is_half:
+        return False
+    points = max(t.type.elements for t in operation.inputs)
+    return points * operation.outputs[0].type.elements > SMALL_SCATTER
 
 
 class Stitcher:
@@ -252,8 +264,12 @@ class Stitcher:
         contractions = [o for o in operations if self.profiles[o].kind is Kind.CONTRACT]
         if len(contractions) > 1:
             return Refusal("two contractions cannot share a kernel")
+        if len(operations) > 1 and any(scatters(o) for o in operations):
+            return Refusal("a scatter has a kernel of its own")
         if len(operations) > 1:
-            buffers = {a.tensor for p in profiles for a in p.accesses if a.tensor.operation not in inside}
+            buffers = {
+                a.tensor for p in profiles for a in p.accesses if a.tensor.operation not in inside
+            }
             if len(buffers) + len(operations) > self.limits.max_buffers:
                 return Refusal("too many buffers")
             if sum(p.cost for p in profiles) > self.limits.max_nodes:

@@ -577,3 +577,21 @@ def test_equal_kernels_are_written_once() -> None:
     twice = Program((kernel, kernel), (command, again), one.inputs, (), (), (), 0)
     text = render_program(twice, select_target("host"), CompileOptions(threads=2))
     assert text.count("define internal void @kernel") == 1
+
+
+@pytest.mark.parametrize("dtype", [D.uint8, float32, D.float64], ids=lambda d: d.name)
+@pytest.mark.parametrize("points", [2, 3, 4])
+def test_short_innermost_ranges_are_interleaved(points: int, dtype: DType) -> None:
+    images, pixels = 3, 157
+    n, p, c = Range("n", images), Range("p", pixels), Range("c", points)
+    size = images * pixels * points
+    x, y, z = Param(0, dtype, size, False), Param(1, dtype, size, True), Param(2, dtype, size, True)
+    planes = Load(x, ravel((n, c, p), (images, points, pixels)), None)
+    pixel = ravel((n, p, c), (images, pixels, points))
+    kernel = Kernel("interleave", (x, y, z), (
+        store(y, (n, p, c), pixel, planes),
+        store(z, (n, p, c), pixel, fn("add", Load(x, pixel, None), planes)),
+    ))
+    zeros = np.zeros(size, dtype.numpy)
+    with np.errstate(all="ignore"):
+        check(kernel, [values(dtype, size), zeros, zeros])

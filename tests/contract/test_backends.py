@@ -1,4 +1,4 @@
-"""Every op on every back end that runs here: one compilation per op, with all samples and dtypes."""
+"""Every op on every back end that runs here, with all samples and dtypes in one graph per op."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ from niello.core.errors import DTypeError, NielloError, NotDifferentiable, Shape
 from niello.core.shapes import merge_shapes
 from niello.core.types import TensorType
 from niello.graph.evaluate import evaluate
-from niello.graph.opdef import Trait, functions, refusal
+from niello.graph.opdef import Trait, refusal
 from niello.graph.structural import Constant
 from niello.graph.tensor import Tensor
 from niello.kernel.interpret import interpret
@@ -325,17 +325,3 @@ def test_refused_gradient_says_why(name: str) -> None:
         case.op.grad((None,), (), ())
     assert refusal(type(case.op)) in str(caught.value)
     assert caught.value.fields["operation"] == name
-
-
-# --- words
-@each_op
-def test_documentation(name: str) -> None:
-    cls = registry()[name]
-    assert cls.name == name
-    assert cls.doc[0].isupper() or not cls.doc[0].isalpha() or cls.doc.split()[0].islower()
-    assert cls.doc.rstrip().endswith(".")
-
-
-@pytest.mark.parametrize("name", sorted(functions()))
-def test_published_functions_are_documented(name: str) -> None:
-    assert (functions()[name].__doc__ or "").strip(), f"niello.{name} has no docstring"

@@ -384,9 +384,9 @@ SIZES_OUT = (1, 2, 3, 8, 17, 32, 48)
 
 
 def image(b: Builder) -> Tensor:
-    shape = (b.integer(1, 2), b.integer(1, 4), b.integer(5, 9), b.integer(5, 9))
+    shape = (b.integer(1, 2), b.integer(3, 8), b.integer(3, 9), b.integer(3, 9))
     found = b.any(
-        lambda t: t.dtype.is_float and t.rank == 4 and min(t.type.static_shape) >= 3
+        lambda t: t.dtype.is_float and t.rank == 4 and min(t.type.static_shape[1:]) >= 3
     )
     return found if found is not None and b.chance(0.7) else b.leaf(shape, nl.float32)
 

@@ -102,6 +102,7 @@ def test_refused_dtype_says_which_are_taken(graph) -> None:
 def test_a_contract_must_be_complete() -> None:
     class Half(opdef.Op):
         name = "half_a_contract"
+        traits = opdef.Trait.NONE
 
     with pytest.raises(CompilerBug, match="lacks infer, reference, grad, samples, doc, lower"):
         opdef.register(Half)

@@ -159,7 +159,7 @@ def _choose_k_chunk(c: Contraction, tile: Tile, target: Target, k_inner: int) ->
     return _even_chunk(c.k[0], depth // k_inner, 4 if k_inner == 1 else 1)
 
 
-ROWS=8
+ROWS = 32
 _SPLIT_BYTES = 8 << 20  # most that partial results of a split k may take
 
 

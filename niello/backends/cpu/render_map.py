@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from niello.backends.cpu.llvm_text import Value
+from niello.backends.cpu.render_interleave import Interleaved, strands_of
 from niello.backends.cpu.render_loops import Rest, nest, share, sweep, unravel, worth_unrolling
 from niello.backends.cpu.render_memory import store
 from niello.backends.cpu.render_reduce import (
@@ -43,6 +44,12 @@ def render_nest(em: Emitter, this: Nest, thread: Value, threads: Value) -> int:
         return render_combine(em, this.ranges, this.stores, thread, threads)
     writer = _Nest(em, this)
     if len(this.phases) == 1 and not this.phases[0].ranges:
+        strands = strands_of(em, this.ranges, this.stores)
+        if strands is not None:
+            interleaved = Interleaved(em, this.ranges, this.stores, strands)
+            width = fitting_width(em, strands.short.extent, lane_bytes(writer.roots))
+            writer.lanes = _Lanes(strands.short, width, 1)
+            return interleaved.write(thread, threads, _grain, writer.vectors)
         square = square_of(em, this.ranges, this.stores)
         if square is not None:
             tiles = Tiles(em, this.ranges, this.stores, square)

@@ -1,0 +1,141 @@
+"""Runs a random case in every way there is and says where the results differ."""
+
+from __future__ import annotations
+
+import numpy as np
+from random_graphs import Case
+
+import niello as nl
+from niello.graph.evaluate import evaluate
+from niello.graph.operation import Operation
+from niello.graph.tensor import Tensor
+from niello.graph.text import print_operation
+from niello.passes.computation import Computation
+
+WAYS = (("cpu", True), ("cpu", False), ("numpy", True))
+PERTURBATION = 1e-5
+# Multiples of the rounding error of one operation, at the largest value that went in.
+ALLOWED = 64.0
+
+
+def disagreements(case: Case, ways: tuple[tuple[str, bool], ...] = WAYS) -> list[str]:
+    """One line for each result that is not what the reference says."""
+    problems: list[str] = []
+    for device, optimise in ways:
+        way = f"{device}{'' if optimise else ', not optimised'}"
+        try:
+            values, variables = run(case, device, optimise)
+        except Exception as error:
+            problems.append(f"{way}: {type(error).__name__}: {error}")
+            continue
+        expected = case.final()
+        for t, found in zip(case.targets, values, strict=True):
+            if text := difference(case, t, found):
+                problems.append(f"{way}: {t.name}: {text}")
+        last = {variable: value for variable, value, _ in case.assigns}
+        for variable, found in variables.items():
+            if variable not in last:
+                if not np.array_equal(expected[variable], found, equal_nan=True):
+                    problems.append(f"{way}: {variable.name} changed though nothing assigns it")
+            elif text := difference(case, last[variable], found):
+                problems.append(f"{way}: new value of {variable.name}: {text}")
+    return problems
+
+
+def run(
+    case: Case, device: str, optimise: bool
+) -> tuple[list[np.ndarray], dict[nl.Variable, np.ndarray]]:
+    """Values of the targets, and of all variables after the run."""
+    for variable, array in case.initial.items():
+        variable.value = array
+    feeds = case.used_feeds()
+    executable = case.graph.compile(
+        {t: t.type for t in feeds},
+        case.targets,
+        case.operations,
+        device=device,
+        options=nl.CompileOptions(optimise=optimise),
+    )
+    found = executable.run(list(feeds.values()))
+    values = [np.array(np.asarray(v)) for v in found]
+    variables = {v: v.value for v in case.initial}
+    for variable, array in case.initial.items():
+        variable.value = array
+    return values, variables
+
+
+def difference(case: Case, tensor: Tensor, found: np.ndarray) -> str:
+    """Why `found` is not the value of `tensor`, or an empty string."""
+    expected = case.values[tensor]
+    if found.shape != expected.shape or found.dtype != expected.dtype:
+        return f"{found.dtype}{list(found.shape)} instead of {expected.dtype}{list(expected.shape)}"
+    if expected.dtype.kind != "f" or tensor in case.exact:
+        same = np.array_equal(expected, found, equal_nan=expected.dtype.kind == "f")
+        return "" if same else describe(expected, found)
+    limit = tolerance(case, tensor)
+    if np.allclose(found, expected, rtol=0.0, atol=limit, equal_nan=True):
+        return ""
+    limit += sensitivity(case, tensor)
+    if np.allclose(found, expected, rtol=0.0, atol=limit, equal_nan=True):
+        return ""
+    return f"{describe(expected, found)} (allowed {limit:.1e})"
+
+
+def describe(expected: np.ndarray, found: np.ndarray) -> str:
+    wrong = ~np.isclose(found, expected, rtol=1e-6, atol=1e-6, equal_nan=True)
+    where = tuple(int(i[0]) for i in np.nonzero(wrong)) if wrong.any() else ()
+    first = f"at {where} {found[where]} instead of {expected[where]}; " if wrong.any() else ""
+    return f"{first}{int(wrong.sum())} of {wrong.size} elements differ"
+
+
+def ancestors(tensor: Tensor) -> list[Operation]:
+    needed: dict[Operation, None] = {}
+    stack = [tensor.operation]
+    while stack:
+        operation = stack.pop()
+        if operation not in needed:
+            needed[operation] = None
+            stack += [t.operation for t in operation.inputs]
+    return sorted(needed, key=lambda o: o.number)
+
+
+def tolerance(case: Case, tensor: Tensor) -> float:
+    """Rounding errors of all operations below, as if none was amplified."""
+    largest, terms, epsilon = 1.0, 0, np.finfo(tensor.dtype.numpy).eps
+    for operation in ancestors(tensor):
+        terms += 1
+        for t in operation.outputs:
+            value = case.values.get(t)
+            if value is None or value.dtype.kind != "f" or value.size == 0:
+                continue
+            epsilon = max(epsilon, np.finfo(value.dtype).eps)
+            finite = value[np.isfinite(value)]
+            if finite.size:
+                largest = max(largest, float(np.max(np.abs(finite))))
+    return float(ALLOWED * epsilon * largest * (1 + terms / 8))
+
+
+def sensitivity(case: Case, tensor: Tensor) -> float:
+    """How much rounding errors may grow: by what a small change of everything fed does."""
+    rng = np.random.default_rng(case.seed)
+    worst, base = 0.0, case.values[tensor].astype(np.float64)
+    sources = [o.outputs[0] for o in ancestors(tensor) if not o.inputs]
+    epsilon = max(np.finfo(t.dtype.numpy).eps for t in sources if t.dtype.is_float)
+    for _ in range(4):
+        moved = {}
+        for t in sources:
+            value = case.values[t]
+            if t.dtype.is_float:
+                change = 1.0 + PERTURBATION * rng.uniform(-1.0, 1.0, value.shape)
+                value = np.asarray(value * change).astype(value.dtype)
+            moved[t] = value
+        found = evaluate([tensor], moved)[0].astype(np.float64)
+        worst = max(worst, float(np.nanmax(np.abs(found - base), initial=0.0)))
+    return ALLOWED * worst * epsilon / PERTURBATION
+
+
+def listing(case: Case) -> str:
+    """The operations that matter, one line each."""
+    roots = (*case.targets, *(value for _, value, _ in case.assigns))
+    source = Computation(case.graph, (), roots, tuple(case.operations))
+    return "\n".join(print_operation(o) for o in source.reachable())

@@ -1,0 +1,33 @@
+"""Random graphs: optimised = not optimised = NumPy device = reference.
+
+`--graphs N` (or NIELLO_FUZZ_GRAPHS=N) tries N seeds instead of the few hundred of a normal run,
+`NIELLO_FUZZ_FIRST` says where they start.
+"""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from compare_runs import disagreements, listing
+from random_graphs import Case, random_case
+
+GRAPHS = int(os.environ.get("NIELLO_FUZZ_GRAPHS", "240"))
+FIRST = int(os.environ.get("NIELLO_FUZZ_FIRST", "0"))
+CHUNK = 20
+
+
+def case_of(seed: int) -> Case:
+    """Every third graph is smooth and has gradients; sizes go from tiny to two dozen operations."""
+    return random_case(seed, 1 + seed % 23, gradients=seed % 3 == 2)
+
+
+@pytest.mark.parametrize("start", range(FIRST, FIRST + GRAPHS, CHUNK))
+def test_every_way_gives_the_same(start: int) -> None:
+    problems = []
+    for seed in range(start, min(start + CHUNK, FIRST + GRAPHS)):
+        case = case_of(seed)
+        found = disagreements(case)
+        if found:
+            problems.append(f"seed {seed}:\n" + "\n".join(found[:6]) + f"\n{listing(case)}")
+    assert not problems, f"{len(problems)} graphs\n" + "\n\n".join(problems[:3])
