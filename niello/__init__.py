@@ -29,6 +29,7 @@ from niello.executable.graph import Graph
 from niello.graph.opdef import functions as _functions
 from niello.graph.operation import Operation
 from niello.graph.tensor import Tensor, Variable
+from niello.graph.text import parse_graph, print_graph
 from niello.runtime.target import CompileOptions
 from niello.runtime.tensor_data import TensorData
 
@@ -60,6 +61,8 @@ __all__ = [
     "int16",
     "int32",
     "int64",
+    "parse_graph",
+    "print_graph",
     "uint8",
     "uint16",
     "uint32",

@@ -7,20 +7,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from niello.core.errors import GraphError, NotDifferentiable
+from niello.core.errors import DTypeError, GraphError, NotDifferentiable
+from niello.core.shapes import merge_shapes
 from niello.graph.opdef import functions
 from niello.graph.operation import Operation
 from niello.graph.tensor import Tensor
 
 
 def gradients(
-    of: Tensor, with_respect_to: Sequence[Tensor], *, seed: Tensor | None = None
+    of: Tensor, with_respect_to: Tensor | Sequence[Tensor], *, seed: Tensor | None = None
 ) -> dict[Tensor, Tensor]:
     """Gradient of the sum of `of` with respect to each listed tensor.
 
-    `seed` weights the elements of `of` (default: ones, so a scalar loss needs none). A tensor that
-    `of` does not depend on gets zeros. Raises NotDifferentiable when a path leads through an
-    operation without a gradient, GraphError for tensors of another graph.
+    `seed` weights the elements of `of`, whose shape and dtype it has (default: ones, so a scalar
+    loss needs none). A tensor that `of` does not depend on gets zeros. Raises NotDifferentiable
+    when a path leads through an operation without a gradient, GraphError for tensors of another
+    graph, ShapeError or DTypeError for a seed that does not fit.
 
     Example:
         >>> import niello as nl
@@ -29,6 +31,8 @@ def gradients(
         >>> graph.gradients((x * x).sum(), [x])[x]
         <Tensor 'gradients/add': float32[3]>
     """
+    if isinstance(with_respect_to, Tensor):
+        with_respect_to = (with_respect_to,)
     wanted = list(with_respect_to)
     _check(of, wanted, seed)
     graph = of.graph
@@ -52,9 +56,19 @@ def gradients(
 def _check(of: Tensor, wanted: list[Tensor], seed: Tensor | None) -> None:
     for t in (of, *wanted, *(() if seed is None else (seed,))):
         if not isinstance(t, Tensor):
-            raise GraphError("gradients", "needs tensors of a graph", received=type(t).__name__)
+            raise GraphError(
+                "gradients",
+                "needs tensors of a graph",
+                received=type(t).__name__,
+                advice="Give a tensor and a list of tensors it depends on",
+            )
         if t.graph is not of.graph:
-            raise GraphError("gradients", "a tensor belongs to another graph", received=repr(t))
+            raise GraphError(
+                "gradients",
+                "a tensor belongs to another graph",
+                received=repr(t),
+                advice="Differentiate within one graph",
+            )
         if not t.dtype.is_float:
             raise NotDifferentiable(
                 "gradients",
@@ -62,6 +76,15 @@ def _check(of: Tensor, wanted: list[Tensor], seed: Tensor | None) -> None:
                 received=repr(t),
                 advice="Differentiate with respect to floating-point tensors",
             )
+    if seed is not None:
+        if seed.dtype is not of.dtype:
+            raise DTypeError(
+                "gradients",
+                f"the seed must be of {of.dtype.name}, as the tensor that it weights",
+                received=seed.dtype.name,
+                advice="Cast the seed",
+            )
+        merge_shapes(of.shape, seed.shape, f"gradients: the seed for {of.name}")
 
 
 def _between(of: Tensor, wanted: list[Tensor]) -> list[Operation]:

@@ -73,3 +73,34 @@ def devices(traceback: Traceback = False) -> None:
         from niello.cli.devices import table
 
         _console().print(table())
+
+
+@app.command()
+def inspect(
+    what: Annotated[
+        str,
+        typer.Argument(
+            metavar="PATH", help="A graph in text form, FILE.py:graph, digits or digits-inference."
+        ),
+    ],
+    picture: Annotated[
+        Path | None, typer.Option(help="Write a picture: a page (.html) or an .svg.")
+    ] = None,
+    stage: Annotated[
+        str | None,
+        typer.Option(help="Print one stage: input, graph, schedule, kernels or source."),
+    ] = None,
+    shape: Annotated[
+        list[str] | None, typer.Option(help="Sizes of an input: image=64,28,28,1 (repeatable).")
+    ] = None,
+    unknown: Annotated[
+        int, typer.Option(min=1, help="Size of dimensions that the graph leaves open.")
+    ] = 64,
+    device: Device = None,
+    traceback: Traceback = False,
+) -> None:
+    """Show a graph, the kernels it is stitched into, and its memory plan."""
+    with one_sentence(traceback):
+        from niello.cli.inspection.command import run
+
+        run(what, picture, stage, shape or [], unknown, device, _console())

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Sequence
 
 from niello.core.dtypes import int64
-from niello.core.nodes import Node
+from niello.core.nodes import Node, walk
 from niello.kernel.bounds import linear
+from niello.kernel.build import ravel
 from niello.kernel.ir import (
     ArgReduce,
+    Const,
     Contract,
     Expr,
     Fn,
@@ -20,6 +23,7 @@ from niello.kernel.ir import (
     fn,
     free_ranges,
 )
+from niello.kernel.simplify import simplify_expr
 
 
 def rename(root: Node, mapping: dict[Range, Expr]) -> Node:
@@ -110,17 +114,58 @@ def collapsed(
     return tuple(result), mapping
 
 
+def divided(
+    ranges: Sequence[Range], roots: Iterable[Expr]
+) -> tuple[tuple[Range, ...], dict[Range, Expr]]:
+    """Ranges cut into digits where `roots` ask for their quotients and remainders.
+
+    A reshape in front of a transpose reads at `r // c` and `r % c`: with `r = c * high + low` both
+    are ranges of their own, and memory is walked in steps that are known.
+    """
+    divisors: dict[Range, set[int]] = {}
+    for node in walk(roots):
+        if isinstance(node, Fn) and node.name in ("floordiv", "floormod"):
+            r, c = node.args
+            if isinstance(r, Range) and isinstance(c, Const) and 1 < c.value < r.extent:
+                divisors.setdefault(r, set()).add(int(c.value))
+    mapping: dict[Range, Expr] = {}
+    result: list[Range] = []
+    for r in ranges:
+        digits = _digits(r, divisors.get(r, set()))
+        result += digits
+        if len(digits) > 1:
+            mapping[r] = ravel(digits, [d.extent for d in digits])
+    return tuple(result), mapping
+
+
+def _digits(r: Range, divisors: set[int]) -> list[Range]:
+    """Digits of a range, highest first, that give its quotients by the divisors that fit."""
+    steps = [1]
+    for c in sorted(divisors):
+        if c % steps[-1] == 0 and r.extent % c == 0:
+            steps.append(c)
+    if len(steps) == 1:
+        return [r]
+    steps.append(r.extent)
+    extents = [b // a for a, b in itertools.pairwise(steps)]
+    return [Range(f"{r.name}_{n}", e) for n, e in reversed(list(enumerate(extents)))]
+
+
 def collapse_reductions(root: Expr, memo: dict[Expr, Expr] | None = None) -> Expr:
     """The expression with the ranges of every reduction inside it collapsed."""
     from niello.core.nodes import transform
 
     def visit(node: Node) -> Node:
-        if not isinstance(node, (Reduce, ArgReduce)) or len(node.ranges) < 2:
+        if not isinstance(node, (Reduce, ArgReduce)):
             return node
-        ranges, mapping = collapsed(node.ranges, [node.body])
-        if ranges == node.ranges:
+        ranges, body = node.ranges, node.body
+        cut, mapping = divided(ranges, [body])
+        if mapping:
+            ranges, body = cut, simplify_expr(rename(body, mapping))  # type: ignore[arg-type]
+        fewer, mapping = collapsed(ranges, [body])
+        if fewer == node.ranges:
             return node
-        body = rename(node.body, mapping)
-        return type(node)(node.op, ranges, body) if ranges else node
+        body = rename(body, mapping)  # type: ignore[assignment]
+        return type(node)(node.op, fewer, body) if fewer else node
 
     return transform(root, visit, memo)  # type: ignore[arg-type,return-value]

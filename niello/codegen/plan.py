@@ -16,7 +16,7 @@ found in `partials`; the next stage reads them together (`Partial`).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from niello.codegen.access import (
@@ -27,10 +27,10 @@ from niello.codegen.access import (
     lane_cost,
     store_roots,
 )
-from niello.codegen.collapse import collapse_reductions, collapsed, rename
+from niello.codegen.collapse import collapse_reductions, collapsed, divided, rename
 from niello.codegen.rows import Phase, level_of, phases_of, placed, replace
-from niello.core.nodes import Node
 from niello.core.dtypes import compute_dtype
+from niello.core.nodes import Node
 from niello.kernel.bounds import affine
 from niello.kernel.build import ravel
 from niello.kernel.ir import (
@@ -45,6 +45,7 @@ from niello.kernel.ir import (
     fn,
     free_ranges,
 )
+from niello.kernel.simplify import simplify_expr
 
 _ENOUGH_UNITS = 16  # units of work that keep the threads of a usual machine busy
 _SMALL = 1 << 15  # points that are not worth a barrier
@@ -133,20 +134,26 @@ def plan(kernel: Kernel, vector_bytes: int = 64) -> Plan:
 def collapse_stores(
     ranges: tuple[Range, ...], stores: Sequence[Store]
 ) -> tuple[tuple[Range, ...], list[Store]]:
-    """Stores over common ranges, over fewer ranges."""
+    """Stores over common ranges, over ranges that walk memory better: see collapse.py."""
+    cut, mapping = divided(ranges, store_roots(stores))
+    if mapping:
+        stores = [_renamed(s, cut, mapping, simplify_expr) for s in stores]
+        ranges = cut
     fewer, mapping = collapsed(ranges, store_roots(stores))
-    renamed = [
-        Store(
-            s.param,
-            fewer,
-            rename(s.index, mapping),
-            rename(s.value, mapping),
-            None if s.gate is None else rename(s.gate, mapping),
-            s.combine,
-        )
-        for s in stores
-    ]
-    return fewer, renamed
+    return fewer, [_renamed(s, fewer, mapping) for s in stores]
+
+
+def _renamed(
+    store: Store,
+    ranges: tuple[Range, ...],
+    mapping: dict[Range, Expr],
+    then: Callable[[Expr], Expr] = lambda e: e,
+) -> Store:
+    def change(e: Expr) -> Expr:
+        return then(rename(e, mapping))  # type: ignore[arg-type]
+
+    gate = None if store.gate is None else change(store.gate)
+    return Store(store.param, ranges, change(store.index), change(store.value), gate, store.combine)
 
 
 def _with_value(store: Store, value: Expr) -> Store:
@@ -154,7 +161,7 @@ def _with_value(store: Store, value: Expr) -> Store:
 
 
 def _plain(store: Store) -> Store:
-    """A store that combines but hits each element at most once, as one that reads and overwrites."""
+    """A store that combines but hits no element twice, as one that reads and overwrites."""
     if store.combine is None or not _injective(store):
         return store
     dtype = store.param.dtype

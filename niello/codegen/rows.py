@@ -148,7 +148,7 @@ def _shared(
     now: Sequence[Expr], later: Sequence[Expr], rest: Sequence[Range], nodes: frozenset[Expr]
 ) -> list[Expr]:
     """The largest expensive expressions over a row that are in both."""
-    stop: dict[Node, Node] = dict.fromkeys(nodes)  # type: ignore[arg-type]
+    stop: dict[Node, Node] = {n: n for n in nodes}
     mine = {n for root in now for n in _walk_until(root, stop)}
     found: list[Expr] = []
     seen: set[Node] = set()
@@ -171,6 +171,7 @@ def _shared(
 def _own_cost(node: Expr, stop: dict[Node, Node]) -> float:
     """What evaluating an expression takes when the reductions in `stop` are known."""
     known: dict[Node, Node] = {
-        n: Const(0.0, n.dtype) for n in stop  # type: ignore[attr-defined]
+        n: Const(0.0, n.dtype)
+        for n in stop  # type: ignore[attr-defined]
     }
     return cost([replace(node, known)])  # type: ignore[list-item]

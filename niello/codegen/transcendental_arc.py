@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 from niello.codegen.transcendental_parts import bits, f32, fma, from_bits, horner, i32, where
 from niello.kernel.ir import Expr, fn
 
@@ -42,8 +40,8 @@ def atan2(y: Expr, x: Expr) -> Expr:
     ay, ax = fn("abs", y), fn("abs", x)
     steep = fn("lt", ax, ay)
     top, bottom = where(steep, ax, ay), where(steep, ay, ax)
-    t = where(fn("eq", bottom, f32(0.0)), 0.0, top / bottom)
-    t = where(fn("eq", top, f32(math.inf)), 1.0, t)
+    on_diagonal = where(fn("eq", top, f32(0.0)), 0.0, 1.0)  # also 0 / 0 and infinity / infinity
+    t = where(fn("eq", top, bottom), on_diagonal, top / bottom)
     # octants: t; pi/2 - t where steep; pi - t where left of zero; pi/2 + t where both
     left = fn("lt", bits(x), i32(0))
     base = where(steep, 1.0, where(left, 2.0, 0.0))

@@ -57,21 +57,27 @@ def split(x: Expr) -> tuple[Expr, Expr]:
     return exponent + where(small, -23.0, 0.0), mantissa - f32(1.0)
 
 
-def split_plus_one(x: Expr) -> tuple[Expr, Expr]:
-    """(n, f) with 1 + x = 2^n (1 + f), f within half an ulp, for finite x > -1. 10 operations.
+def split_plus_one(x: Expr) -> tuple[Expr, Expr, Expr]:
+    """(n, f, 2^(2 - n)) with 1 + x = 2^n (1 + f), f within half an ulp, for finite x > -1.
 
     (1 + x) / 4 cannot overflow and gives n; f = x 2^-n + (2^-n - 1) has one rounding.
     """
     pattern = bits(fma(x, 0.25, 0.25)) - i32(SQRT_HALF_BITS)
     inverse = from_bits(i32(0x3F800000) - fn("and", pattern, i32(-0x800000)))
     exponent = cast(fn("shr", pattern, 23), float32) + f32(2.0)
-    return exponent, fma(x * inverse, 0.25, fma(inverse, 0.25, -1.0))
+    return exponent, fma(x * inverse, 0.25, fma(inverse, 0.25, -1.0)), inverse
 
 
-def natural(n: Expr, f: Expr) -> Expr:
-    """log(2^n (1 + f)), exact to a little over half an ulp also near f = 0. 12 operations."""
+def natural(n: Expr, f: Expr, lost: Expr | None = None) -> Expr:
+    """log(2^n (1 + f + lost)), within a little over half an ulp also near f = 0.
+
+    `lost` is what rounding took from f.
+    """
     low = fma(n, LN2_LOW, f)
-    return fma(n, LN2_HIGH, fma(f * f, horner(f, _LOG), low))
+    tail = horner(f, _LOG)
+    if lost is None:
+        return fma(n, LN2_HIGH, fma(f * f, tail, low))
+    return fma(n, LN2_HIGH, low + fma(f * f, tail, lost))
 
 
 def _defined(x: Expr, pole: float, y: Expr) -> Expr:
@@ -101,15 +107,17 @@ def log10(x: Expr) -> Expr:
 
 def log1p(x: Expr) -> Expr:
     """log(1 + x). 30 operations."""
-    y = natural(*split_plus_one(x))
+    n, f, _ = split_plus_one(x)
+    y = natural(n, f)
     y = where(fn("eq", x, f32(0.0)), x, y)
     return _defined(x, -1.0, y)
 
 
-def _log_of_large_pair(w: Expr, large: Expr, x: Expr) -> Expr:
-    """log(1 + w), but log(2 x) where x is large."""
-    n, f = split_plus_one(where(large, x, w))
-    return natural(n + where(large, 1.0, 0.0), f)
+def _log_of_large_pair(w: Expr, large: Expr, x: Expr, lost: Expr | None = None) -> Expr:
+    """log(1 + w + lost), but log(2 x) where x is large. `lost` is below an ulp of w."""
+    n, f, inverse = split_plus_one(where(large, x, w))
+    n = n + where(large, 1.0, 0.0)
+    return natural(n, f, None if lost is None else lost * (inverse * f32(0.25)))
 
 
 def asinh(x: Expr) -> Expr:
@@ -127,8 +135,10 @@ def acosh(x: Expr) -> Expr:
     """Inverse hyperbolic cosine: log(1 + t + sqrt(2 t + t^2)), t = x - 1."""
     t = x - f32(1.0)
     large = fn("lt", f32(2.0**26), x)
-    w = t + fn("sqrt", fma(t, t, t + t))
-    y = _log_of_large_pair(w, large, x)
+    root = fn("sqrt", fma(t, t, t + t))
+    w = t + root
+    lost = where(large, 0.0, t - (w - root))  # by rounding w: half an ulp that would count near 1
+    y = _log_of_large_pair(w, large, x, lost)
     y = where(fn("lt", x, f32(math.inf)), y, x)
     return where(fn("lt", x, f32(1.0)), math.nan, y)
 
@@ -138,7 +148,8 @@ def atanh(x: Expr) -> Expr:
     a = fn("abs", x)
     quotient = at_most(a, 1.0) / (f32(1.0) - a)
     w = fma(a + a, quotient, a + a)
-    y = natural(*split_plus_one(w)) * f32(0.5)
+    n, f, _ = split_plus_one(w)
+    y = natural(n, f) * f32(0.5)
     y = where(fn("eq", a, f32(1.0)), math.inf, y)
     y = where(fn("lt", f32(1.0), a), math.nan, y)
     return fn("copysign", y, x)

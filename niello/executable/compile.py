@@ -11,12 +11,15 @@ from niello.core.errors import FeedError, GraphError, LimitExceeded, Unsupported
 from niello.core.types import TensorType
 from niello.executable.dump import Dump
 from niello.executable.executable import Executable
+from niello.graph import verify
 from niello.graph.graph import GraphDefinition
 from niello.graph.operation import Operation
 from niello.graph.structural import Placeholder
 from niello.graph.tensor import Tensor
 from niello.passes import pipeline
+from niello.kernel.verify import verify as verify_kernel
 from niello.passes.computation import Computation
+from niello.passes.watch import Watch
 from niello.runtime.commands import Program
 from niello.runtime.target import Backend, CompileOptions
 from niello.schedule.program import schedule
@@ -46,11 +49,20 @@ def compile_graph(
     # 2. graph -> graph
     types = [feeds[t] for t in computation.inputs]
     passes = (pipeline.optimising if optimise else pipeline.plain)(types)
-    optimised = pipeline.run(passes, computation, dump.graph)
+    watch = Watch(computation, tuple(types))
+
+    def inspect(stage: str, made: Computation) -> None:
+        dump.graph(stage, made)
+        watch.after(stage, made)
+
+    optimised = pipeline.run(passes, computation, inspect)
 
     # 3. graph -> commands and kernels
     scheduled = schedule(optimised, backend.limits, fuse=optimise)
     dump.schedule(scheduled)
+    if watch.level:
+        for kernel in scheduled.program.kernels:
+            verify_kernel(kernel)
     check_limits(scheduled.program, backend)
 
     # 4. kernels -> machine code
@@ -80,10 +92,19 @@ def check(computation: Computation, feeds: Mapping[Tensor, TensorType]) -> None:
     for o in computation.operations:
         if not isinstance(o, Operation) or o.graph is not graph:
             raise GraphError(
-                "compile", "a target operation is not one of this graph", received=repr(o)
+                "compile",
+                "a target operation is not one of this graph",
+                received=repr(o),
+                advice="Give operations, such as the results of assign",
             )
     if not computation.targets and not computation.operations:
-        raise GraphError("compile", "there is nothing to compute: no targets, no operations")
+        raise GraphError(
+            "compile",
+            "there is nothing to compute: no targets, no operations",
+            received="empty lists",
+            advice="Name the tensors to fetch or the operations to run",
+        )
+    verify.acyclic(_reachable_without_inputs(computation))
     needed = [o for o in _reachable_without_inputs(computation) if isinstance(o.op, Placeholder)]
     fed = {t.operation for t in computation.inputs}
     missing = [o.name for o in needed if o not in fed]
@@ -95,7 +116,16 @@ def check(computation: Computation, feeds: Mapping[Tensor, TensorType]) -> None:
             advice="Feed every placeholder that the targets depend on",
             missing=missing,
         )
-    extra = [t.name for t in computation.inputs if t.operation not in set(needed)]
+    computed = [t.name for t in computation.inputs if not isinstance(t.operation.op, Placeholder)]
+    if computed:
+        raise FeedError(
+            "feeds",
+            f"{', '.join(computed)} {'is' if len(computed) == 1 else 'are'} computed by the graph",
+            received=[t.name for t in computation.inputs],
+            advice="Feed placeholders only",
+            superfluous=computed,
+        )
+    extra = [t.name for t in computation.inputs if t.operation not in needed]
     if extra:
         raise FeedError(
             "feeds",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,7 +27,7 @@ class Dump:
         chosen = config.DUMP.text()
         self.folder: Path | None = None
         if chosen:
-            self.folder = Path(chosen) / f"{next(_compilations):04d}-{name}"
+            self.folder = Path(chosen) / f"{next(_compilations):04d}-{file_name(name)}"
             self.folder.mkdir(parents=True, exist_ok=True)
         self.count = 0
 
@@ -73,3 +74,8 @@ class Dump:
         assert self.folder is not None
         (self.folder / f"{self.count:02d}-{name}").write_text(text + "\n")
         self.count += 1
+
+
+def file_name(text: str) -> str:
+    """Text that users chose, as the name of a file."""
+    return re.sub(r"[^\w.-]", "_", text)[:80] or "unnamed"

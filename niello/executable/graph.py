@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
 from niello import autodiff, backends
-from niello.core.errors import AttributeValueError, FeedError, GraphError
+from niello.core.config import OPTIMISE
+from niello.core.errors import AttributeValueError, FeedError, GraphError, NielloError
 from niello.core.types import TensorType
 from niello.executable import checkpoint
 from niello.executable.compile import check, check_type, compile_graph
@@ -62,7 +63,11 @@ class Graph(GraphDefinition):
 
     # --- gradients
     def gradients(
-        self, of: Tensor, with_respect_to: Sequence[Tensor], *, seed: Tensor | None = None
+        self,
+        of: Tensor,
+        with_respect_to: Tensor | Sequence[Tensor],
+        *,
+        seed: Tensor | None = None,
     ) -> dict[Tensor, Tensor]:
         """Gradient of the sum of `of` with respect to each listed tensor, as graph tensors.
 
@@ -87,12 +92,17 @@ class Graph(GraphDefinition):
         dtype); the executable takes inputs in this order and returns `targets` in theirs.
         `target_operations` (assignments) are run for their effect. `device` is a back end's name.
         """
-        types = {
-            t: f if isinstance(f, TensorType) else TensorType(f, t.dtype)
-            for t, f in (feeds or {}).items()
-        }
+        types: dict[Tensor, TensorType] = {}
+        for t, f in (feeds or {}).items():
+            self._check_feed(t)
+            types[t] = f if isinstance(f, TensorType) else TensorType(f, t.dtype)
         return compile_graph(
-            self, types, targets, target_operations, device, options or CompileOptions()
+            self,
+            types,
+            as_sequence(targets, "targets"),
+            as_sequence(target_operations, "target_operations"),
+            device,
+            options or CompileOptions(),
         )
 
     # --- running
@@ -111,9 +121,10 @@ class Graph(GraphDefinition):
         targets to arrays that receive their values. Raises FeedError, GraphError, ShapeError
         before anything runs; variables keep their values when a run fails.
         """
-        fed = {} if feeds is None else feeds
-        arrays = self._arrays(fed, targets, target_operations)
-        executable = self._cached(arrays, tuple(targets), tuple(target_operations), device)
+        wanted = as_sequence(targets, "targets")
+        operations = as_sequence(target_operations, "target_operations")
+        arrays = self._arrays({} if feeds is None else feeds)
+        executable = self._cached(arrays, wanted, operations, device)
         given = None
         if results is not None:
             unknown = [str(t) for t in results if t not in executable.targets]
@@ -146,16 +157,22 @@ class Graph(GraphDefinition):
             completion_handler,
         )
 
-    def _arrays(
-        self, feeds: Mapping[Tensor, Any], targets: Sequence[Tensor], operations: Sequence[Operation]
-    ) -> dict[Tensor, Any]:
+    def _check_feed(self, tensor: Any) -> None:
+        if not isinstance(tensor, Tensor) or tensor.graph is not self:
+            raise GraphError(
+                "feeds",
+                "the keys must be placeholders of this graph",
+                received=repr(tensor),
+                advice="Feed the tensors that graph.placeholder gave",
+            )
+
+    def _arrays(self, feeds: Mapping[Tensor, Any]) -> dict[Tensor, Any]:
         arrays: dict[Tensor, Any] = {}
         for t, value in feeds.items():
-            if not isinstance(t, Tensor) or t.graph is not self:
-                raise GraphError(
-                    "feeds", "the keys must be placeholders of this graph", received=repr(t)
-                )
+            self._check_feed(t)
             arrays[t] = value if isinstance(value, TensorData) else to_array(value, t.type)
+        if len(arrays) > 1:  # one executable, in whatever order the feeds are listed
+            arrays = dict(sorted(arrays.items(), key=lambda item: item[0].operation.number))
         return arrays
 
     def _cached(
@@ -166,9 +183,9 @@ class Graph(GraphDefinition):
         device: str | None,
     ) -> Executable:
         name = backends.default_name() if device is None else device
-        kinds = tuple((t, a.shape, a.dtype) for t, a in arrays.items())
+        kinds = tuple((t, a.shape, _dtype_key(a)) for t, a in arrays.items())
         try:
-            key = (kinds, targets, operations, name)
+            key = (kinds, targets, operations, name, OPTIMISE.text())
             with self._cache_lock:
                 found = self._cache.get(key)
                 if found is not None:
@@ -177,9 +194,11 @@ class Graph(GraphDefinition):
                     return found
         except TypeError:
             raise GraphError(
-                "run", "targets must be tensors and operations", received=repr(targets)
+                "run",
+                "targets must be tensors, and target operations operations",
+                received=f"{targets!r} and {operations!r}",
             ) from None
-        types = {t: TensorType(a.shape, a.dtype) for t, a in arrays.items()}
+        types = {t: fed_type(t, a) for t, a in arrays.items()}
         made = compile_graph(self, types, targets, operations, name, CompileOptions())
         with self._cache_lock:
             self._misses += 1
@@ -218,6 +237,37 @@ class Graph(GraphDefinition):
         Raises CorruptFile, and then leaves every variable as it was.
         """
         return checkpoint.load_variables(path, self.variable_states, strict=strict)
+
+
+def as_sequence(value: Any, what: str) -> tuple[Any, ...]:
+    """A user's list of targets. A single tensor must not be taken apart by iterating over it."""
+    if isinstance(value, (Tensor, Operation, str)) or not isinstance(value, Iterable):
+        raise GraphError(
+            what,
+            "takes a list",
+            received=repr(value),
+            advice=f"Write {what}=[...]",
+        )
+    return tuple(value)
+
+
+def _dtype_key(value: Any) -> Hashable:
+    """What two feeds of one type have in common; NumPy's own dtypes hash fastest."""
+    return value.type.dtype.numpy if isinstance(value, TensorData) else value.dtype
+
+
+def fed_type(tensor: Tensor, value: Any) -> TensorType:
+    """The type of a fed value. Raises FeedError for what no tensor can hold."""
+    try:
+        return TensorType(value.shape, value.dtype)
+    except NielloError as error:
+        raise FeedError(
+            f"feed {tensor.name}",
+            f"the placeholder is {tensor.type}",
+            received=f"{value.dtype}{list(value.shape)}",
+            advice="Convert the array first",
+            tensor=tensor.name,
+        ) from error
 
 
 __all__ = ["CacheInfo", "Computation", "Graph", "check", "check_type"]

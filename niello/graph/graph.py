@@ -10,9 +10,10 @@ import numpy as np
 
 from niello.core import dtypes
 from niello.core.dtypes import DType
-from niello.core.errors import DTypeError, GraphError, NielloError
+from niello.core.errors import DTypeError, GraphError, NielloError, ShapeError
+from niello.core.shapes import show
 from niello.core.types import TensorType
-from niello.graph.opdef import Op
+from niello.graph.opdef import Op, Trait
 from niello.graph.operation import Operation, user_line
 from niello.graph.structural import Constant, Data, Placeholder, VariableOp
 from niello.graph.tensor import Tensor, Variable, VariableState
@@ -56,12 +57,15 @@ class GraphDefinition:
         except NielloError as error:
             error.where = error.where or line
             raise
-        controls = dict.fromkeys(c for group in self._controls for c in group)
-        controls.update(dict.fromkeys(control_inputs))
+        controls = dict.fromkeys(control_inputs)
+        # What has no inputs is not computed, so there is nothing to order. Above all, constants are
+        # shared: one made inside a scope must not carry the scope's effects to its other readers.
+        if not (Trait.CREATION in op.traits and Trait.STRUCTURAL in op.traits):
+            controls = dict.fromkeys(c for group in self._controls for c in group) | controls
         operation = Operation(
             self,
             len(self.operations),
-            self.unique_name(op.name if name is None else name),
+            self.unique_name(op.name if name is None else name, len(types)),
             op,
             tuple(inputs),
             types,
@@ -78,18 +82,22 @@ class GraphDefinition:
         outputs = self.add(op, inputs, name=name).outputs
         return outputs[0] if len(outputs) == 1 else outputs
 
-    def unique_name(self, wanted: str) -> str:
-        """`wanted` inside the current scope, with _1, _2 ... when it is taken."""
-        full = "/".join((*self._scopes, wanted))
-        if full not in self._names:
-            self._names[full] = 0
-            return full
-        while True:
-            self._names[full] += 1
+    def unique_name(self, wanted: str, outputs: int = 1) -> str:
+        """`wanted` inside the current scope, with _1, _2 ... when it, or the name of one of its
+        further outputs, is taken."""
+        if not isinstance(wanted, str) or not wanted:
+            raise GraphError(
+                "name",
+                "a name is a string of at least one character",
+                received=repr(wanted),
+                advice="Leave it out to get the name of the operation",
+            )
+        full = candidate = "/".join((*self._scopes, wanted))
+        while any(n in self._names for n in _tensor_names(candidate, outputs)):
+            self._names[full] = self._names.get(full, 0) + 1
             candidate = f"{full}_{self._names[full]}"
-            if candidate not in self._names:
-                self._names[candidate] = 0
-                return candidate
+        self._names.update(dict.fromkeys(_tensor_names(candidate, outputs), 0))
+        return candidate
 
     def placeholder(
         self, shape: Any = None, dtype: Any = dtypes.float32, *, name: str | None = None
@@ -110,13 +118,10 @@ class GraphDefinition:
         `dtype` defaults to the array's own, float32 for Python floats, int32 for Python ints. With
         `shape`, a single value fills it (and takes no memory).
         """
-        kind = _constant_dtype(value, dtype)
-        array = np.asarray(value, kind.numpy)
+        array = _constant_array("constant", value, dtype)
+        kind = dtypes.dtype(array.dtype)
         if shape is not None:
-            target = TensorType(shape, kind).static_shape
-            array = np.broadcast_to(array, target)
-        else:
-            array = np.array(array, kind.numpy)
+            array = _spread(array, shape)
         array.setflags(write=False)
         op = Constant(Data(array), kind)
         known = self._constants.get(op) if name is None and array.size <= 64 else None
@@ -129,14 +134,13 @@ class GraphDefinition:
         self, initial: Any, dtype: Any = None, *, name: str | None = None
     ) -> Variable:
         """A tensor that keeps its value between runs, starting as `initial` (which is copied)."""
-        kind = _constant_dtype(initial, dtype)
-        array = np.asarray(initial, kind.numpy)
+        array = _constant_array("variable", initial, dtype)
         unique = self.unique_name("variable" if name is None else name)
         del self._names[unique]
-        op = VariableOp(TensorType(array.shape, kind), unique)
+        op = VariableOp(TensorType(array.shape, array.dtype), unique)
         self.variable_states[unique] = VariableState(array)
-        wanted = unique.rsplit("/", 1)[-1]
-        operation = self.add(op, name=wanted)
+        inside = len("/".join((*self._scopes, "")))
+        operation = self.add(op, name=unique[inside:])
         return operation.outputs[0]  # type: ignore[return-value]
 
     def as_tensor(self, value: Any, *, dtype: DType | None = None) -> Tensor:
@@ -163,13 +167,21 @@ class GraphDefinition:
             self._scopes.pop()
 
     @contextmanager
-    def control_dependencies(self, operations: Iterable[Operation | Tensor]) -> Iterator[None]:
-        """Operations made inside run after the listed ones."""
-        listed = tuple(o.operation if isinstance(o, Tensor) else o for o in operations)
+    def control_dependencies(
+        self, operations: Operation | Tensor | Iterable[Operation | Tensor]
+    ) -> Iterator[None]:
+        """Operations made inside run after the listed ones (placeholders, constants and variables,
+        which do not run, excepted)."""
+        single = isinstance(operations, (Operation, Tensor))
+        given = (operations,) if single else operations
+        listed = tuple(o.operation if isinstance(o, Tensor) else o for o in given)
         for o in listed:
-            if o.graph is not self:
+            if not isinstance(o, Operation) or o.graph is not self:
                 raise GraphError(
-                    "control_dependencies", "an operation belongs to another graph", received=repr(o)
+                    "control_dependencies",
+                    "takes operations and tensors of this graph",
+                    received=repr(o),
+                    advice="Name what must run first, such as the result of assign",
                 )
         self._controls.append(listed)
         try:
@@ -197,29 +209,76 @@ class GraphDefinition:
         for o in self.operations:
             if o.name == name:
                 return o
-        raise GraphError("operation", "there is none of this name", received=repr(name))
+        raise GraphError(
+            "operation",
+            "there is none of this name",
+            received=repr(name),
+            advice=f"The graph has {', '.join(o.name for o in self.operations[:20]) or 'none'}",
+        )
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name!r}: {len(self.operations)} operations>"
 
 
-def _constant_dtype(value: Any, dtype: Any) -> DType:
-    if dtype is not None:
-        return dtypes.dtype(dtype)
-    if isinstance(value, bool):
-        return dtypes.bool_
-    if isinstance(value, int):
-        return dtypes.int32
-    if isinstance(value, float):
-        return dtypes.float32
-    array = np.asarray(value)
-    if array.dtype == object:
-        raise DTypeError("constant", "the value is not a rectangular array of numbers",
-                         received=type(value).__name__)
-    if not isinstance(value, (np.ndarray, np.generic)):
-        # Nested lists of Python numbers follow the rule of plain numbers.
-        if array.dtype == np.float64:
+def _tensor_names(name: str, outputs: int) -> list[str]:
+    """The name of an operation and those of its second, third ... outputs."""
+    return [name, *(f"{name}:{i}" for i in range(1, outputs))]
+
+
+def _constant_array(asked: str, value: Any, dtype: Any) -> np.ndarray:
+    """A copy of a user's value as an array. Raises DTypeError for what the dtype cannot hold."""
+    raw = _numbers(asked, value)
+    kind = _default_dtype(value, raw) if dtype is None else dtypes.dtype(dtype)
+    try:
+        # An array is converted as asked for; a number that would change is a mistake.
+        written = not isinstance(value, np.ndarray) and raw.dtype.kind == "f" and kind.is_integer
+        if written and not np.array_equal(raw, np.trunc(raw)):
+            raise ValueError("it has a fraction")
+        return np.array(value, kind.numpy)
+    except (ValueError, OverflowError) as error:
+        raise DTypeError(
+            asked,
+            f"the value is not one of {kind.name}: {error}",
+            received=repr(value)[:80],
+            advice="Give another dtype",
+        ) from error
+
+
+def _numbers(asked: str, value: Any) -> np.ndarray:
+    try:
+        raw = np.asarray(value)
+    except ValueError:  # rows of different lengths
+        raw = np.asarray(None)
+    if raw.dtype.name not in dtypes.BY_NAME:
+        raise DTypeError(
+            asked,
+            "the value is not a rectangular array of numbers that Niello has an element type for",
+            received=f"{raw.dtype.name}: {repr(value)[:60]}",
+            advice="Give a number, an array, or nested lists of equal lengths",
+        )
+    return raw
+
+
+def _default_dtype(value: Any, raw: np.ndarray) -> DType:
+    """The dtype of an array; float32 and int32 for Python's numbers and nested lists of them."""
+    if isinstance(value, (float, int)) or not isinstance(value, (np.ndarray, np.generic)):
+        if raw.dtype == np.float64:
             return dtypes.float32
-        if array.dtype == np.int64:
+        if raw.dtype == np.int64:
             return dtypes.int32
-    return dtypes.dtype(array.dtype)
+    return dtypes.dtype(raw.dtype)
+
+
+def _spread(array: np.ndarray, shape: Any) -> np.ndarray:
+    """A value repeated over a shape, without memory of its own where it is a single one."""
+    wanted = TensorType(shape)
+    if not wanted.is_static or (array.size != 1 and array.shape != wanted.shape):
+        raise ShapeError(
+            "constant",
+            f"a value of shape {show(array.shape)} does not fill {show(wanted.shape)}",
+            received=show(array.shape),
+            advice="Give a single value, or one of exactly that shape",
+        )
+    if array.size == 1:
+        return np.broadcast_to(array.reshape(()), wanted.static_shape)
+    return array

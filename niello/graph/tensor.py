@@ -266,7 +266,10 @@ class Variable(Tensor):
 
     @value.setter
     def value(self, new: Any) -> None:
-        array = np.asarray(new)
+        try:
+            array = np.asarray(new)
+        except ValueError:  # rows of different lengths
+            array = np.asarray(None)
         if array.shape != self.type.static_shape:
             raise ShapeError(
                 f"variable {self.name}",

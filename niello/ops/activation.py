@@ -115,12 +115,12 @@ def softplus_expr(k: Any, x: Any) -> Any:
     return k.max(x, 0.0) + k.log1p(k.exp(-k.abs(x)))
 
 
-def numpy_sigmoid(x: np.ndarray) -> np.ndarray:
+def numpy_sigmoid(x: np.ndarray) -> Any:
     small = np.exp(-np.abs(x))
     return np.where(x >= 0, 1 / (1 + small), small / (1 + small))
 
 
-def numpy_softplus(x: np.ndarray) -> np.ndarray:
+def numpy_softplus(x: np.ndarray) -> Any:
     return np.logaddexp(x, x.dtype.type(0))
 
 
@@ -185,7 +185,7 @@ def _gelu(k: Any, x: Any, approximate: str) -> Any:
     return x * 0.5 * (k.erf(x * SQRT_HALF) + 1.0)
 
 
-def _numpy_gelu(x: np.ndarray, approximate: str) -> np.ndarray:
+def _numpy_gelu(x: np.ndarray, approximate: str) -> Any:
     kind = x.dtype.type
     if approximate == "tanh":
         return x / 2 * (1 + np.tanh(kind(GELU_SCALE) * (x + kind(GELU_CUBIC) * x**3)))
@@ -278,7 +278,8 @@ selu = elementwise(
 
 # --- piecewise linear
 def _between(x: Tensor, low: float, high: float) -> Tensor:
-    return logical_and(greater(x, low), less(x, high))
+    inside: Tensor = logical_and(greater(x, low), less(x, high))
+    return inside
 
 
 hard_sigmoid = elementwise(
@@ -329,7 +330,7 @@ def _softshrink(k: Any, x: Any, threshold: float) -> Any:
     return k.where(x > threshold, x - threshold, k.where(x < -threshold, x + threshold, x * 0.0))
 
 
-def _numpy_softshrink(x: np.ndarray, threshold: float) -> np.ndarray:
+def _numpy_softshrink(x: np.ndarray, threshold: float) -> Any:
     limit = x.dtype.type(threshold)
     return x - np.clip(x, -limit, limit)
 

@@ -6,6 +6,7 @@ remainders by zero give 0. Where a function is not smooth the op's doc states it
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -96,7 +97,7 @@ _divide = elementwise(
     publish=False,
 )
 
-_divide_no_nan = elementwise(
+_divide_no_nan: Callable[..., Tensor] = elementwise(
     "divide_no_nan",
     FLOATS,
     numpy=lambda a, b: np.where(b == 0, np.zeros_like(a), a / b),
@@ -136,7 +137,7 @@ def divide_no_nan(a: Any, b: Any, *, name: str | None = None) -> Tensor:
     return _divide_no_nan(*_float_operands("divide_no_nan", a, b), name=name)
 
 
-def _numpy_modulo(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+def _numpy_modulo(a: np.ndarray, b: np.ndarray) -> Any:
     if a.dtype.kind == "f":
         return np.fmod(a, b)
     return np.where(b == 0, np.zeros_like(a), np.fmod(a, np.where(b == 0, np.ones_like(b), b)))
@@ -174,7 +175,7 @@ floor_modulo = elementwise(
 )
 
 
-def _numpy_floor_divide(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+def _numpy_floor_divide(a: np.ndarray, b: np.ndarray) -> Any:
     if a.dtype.kind == "f":
         return np.floor(a / b)
     safe = np.where(b == 0, np.ones_like(b), b)
@@ -212,7 +213,7 @@ def _integer_power(k: Any, a: Any, b: Any) -> Any:
     return k.where(b < 0, inverse, result)
 
 
-def _numpy_power(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+def _numpy_power(a: np.ndarray, b: np.ndarray) -> Any:
     if a.dtype.kind == "f":
         return np.power(a, b)
     below = np.where(a == 1, 1, np.where(a == 0 - 1, np.where(b % 2 == 0, 1, -1), 0))

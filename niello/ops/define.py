@@ -174,10 +174,12 @@ class Elementwise(Op):
         inputs: tuple[Tensor, ...],
         outputs: tuple[Tensor, ...],
     ) -> Sequence[Tensor | None]:
-        assert type(self).derivative is not None
-        found = type(self).derivative(gradients[0], *inputs, outputs[0], **self.attributes)
+        derivative: Any = type(self).derivative
+        found = derivative(gradients[0], *inputs, outputs[0], **self.attributes)
         parts = found if isinstance(found, tuple) else (found,)
-        return [None if p is None else unbroadcast(p, x) for p, x in zip(parts, inputs, strict=True)]
+        return [
+            None if p is None else unbroadcast(p, x) for p, x in zip(parts, inputs, strict=True)
+        ]
 
     def lower(self, k: Builder, output: int, index: Index, *inputs: Value) -> Expr:
         args = [x(*broadcast_index(index, x.shape)) for x in inputs]
@@ -233,7 +235,7 @@ def elementwise(
     body["__annotations__"] = {key: type(value).__name__ for key, value in settings.items()}
     body.update(settings)
     title = "".join(word.capitalize() for word in name.split("_"))
-    cls = type(title, (Elementwise,), body)
+    cls: Any = type(title, (Elementwise,), body)
     # A dataclass takes half a millisecond to make; without attributes there is nothing to hold.
     opdef.register(dataclasses.dataclass(frozen=True)(cls) if settings else cls)
 
@@ -244,9 +246,11 @@ def elementwise(
         options = {k: bound.arguments[k] for k in settings}
         if result == "select":
             # The predicate is bool, or becomes so; the branches promote among themselves.
-            branches = operands(cls.name, *values[1:]) if any(
-                isinstance(v, Tensor) for v in values[1:]
-            ) else [graph_of(cls.name, *values).as_tensor(v) for v in values[1:]]
+            branches = (
+                operands(cls.name, *values[1:])
+                if any(isinstance(v, Tensor) for v in values[1:])
+                else [graph_of(cls.name, *values).as_tensor(v) for v in values[1:]]
+            )
             graph = graph_of(cls.name, *values)
             tensors = [cast_to(graph.as_tensor(values[0]), bool_), *branches]
         else:

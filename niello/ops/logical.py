@@ -156,7 +156,7 @@ def _numpy_shift(a: np.ndarray, b: np.ndarray, left: bool) -> np.ndarray:
     """Shift in Python's unbounded integers, then wrap: slow, and plainly right."""
     bits = a.dtype.itemsize * 8
 
-    def one(x: Any, n: Any) -> int:
+    def one(x: Any, n: Any) -> Any:
         x, n = int(x), int(n)
         if not 0 <= n < bits:
             return 0 if left or x >= 0 else -1

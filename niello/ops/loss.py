@@ -76,7 +76,7 @@ class SoftmaxCrossEntropy(Op):
         return TensorType(shape[:axis] + shape[axis + 1 :], logits.dtype)
 
     def reference(self, logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
-        def loss(x: np.ndarray, t: np.ndarray) -> np.ndarray:
+        def loss(x: np.ndarray, t: np.ndarray) -> Any:
             x, t = np.broadcast_arrays(x, t)
             if x.shape[self.axis] == 0:
                 return np.sum(x, self.axis)
@@ -201,7 +201,7 @@ def _binary(k: Any, p: Any, t: Any) -> Any:
     return -(t * on + (1.0 - t) * off)
 
 
-def _numpy_binary(p: np.ndarray, t: np.ndarray) -> np.ndarray:
+def _numpy_binary(p: np.ndarray, t: np.ndarray) -> Any:
     on, off = np.maximum(np.log(p), LOWEST_LOG), np.maximum(np.log1p(-p), LOWEST_LOG)
     return -(t * on + (1 - t) * off)
 
@@ -303,7 +303,7 @@ def _huber(k: Any, x: Any, t: Any, delta: float) -> Any:
     return inner * (size - inner * 0.5)
 
 
-def _numpy_huber(x: np.ndarray, t: np.ndarray, delta: float) -> np.ndarray:
+def _numpy_huber(x: np.ndarray, t: np.ndarray, delta: float) -> Any:
     size, limit = np.abs(x - t), x.dtype.type(delta)
     return np.where(size <= limit, size * size / 2, limit * (size - limit / 2))
 

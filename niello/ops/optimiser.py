@@ -50,7 +50,8 @@ def sgd(learning_rate: Any, value: Tensor, gradient: Tensor, *, weight_decay: An
         >>> step = w.assign(nl.sgd(0.1, w, w * 2.0))
     """
     rate, decay = _scalars("sgd", value, learning_rate, weight_decay)
-    return value - _decayed(value, gradient, decay) * rate
+    step: Tensor = _decayed(value, gradient, decay) * rate
+    return value - step
 
 
 @opdef.plain_function

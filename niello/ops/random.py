@@ -155,17 +155,22 @@ def _draw(
     if isinstance(shape, Tensor) and not shape.type.is_static:
         bits, after = graph.apply(RandomBitsLike(copies), start, shape)
     else:
-        wanted = shape.shape if isinstance(shape, Tensor) else as_shape(shape, asked)
-        if wanted is None or None in wanted:
-            raise AttributeValueError(
-                asked,
-                "a shape with unknown sizes",
-                received=wanted,
-                advice="Pass a tensor to take its shape when it is known",
-            )
+        wanted = shape.type.static_shape if isinstance(shape, Tensor) else _static(asked, shape)
         full = (copies, *wanted) if copies else wanted
         bits, after = graph.apply(RandomBits(full), start)
     return bits, (after if seed is None else None)
+
+
+def _static(asked: str, shape: Any) -> tuple[int, ...]:
+    found = as_shape(shape, asked)
+    if found is None or None in found:
+        raise AttributeValueError(
+            asked,
+            "a shape with unknown sizes",
+            received=found,
+            advice="Pass a tensor to take its shape when it is known",
+        )
+    return tuple(d for d in found if d is not None)
 
 
 def _named(values: Tensor, after: Tensor | None, name: str | None) -> Drawn:
@@ -192,10 +197,10 @@ def _unit(bits: Tensor, dtype: DType) -> Tensor:
 
 def _positive(bits: Tensor, dtype: DType, sign_bit: bool = False) -> Tensor:
     """Floats in (0, 1], fine near 0; with `sign_bit` from the lower bits only, in (0, 0.5]."""
-    words = (bits[0], bits[1]) if dtype is float64 else (bits,)
-    first = bitwise_and(words[0], 0x7FFFFFFF) if sign_bit else words[0]
+    top = bits[0] if dtype is float64 else bits
+    first = bitwise_and(top, 0x7FFFFFFF) if sign_bit else top
     if dtype is float64:
-        return (cast(first, float64) * 2.0**32 + (cast(words[1], float64) + 0.5)) * 2.0**-64
+        return (cast(first, float64) * 2.0**32 + (cast(bits[1], float64) + 0.5)) * 2.0**-64
     return (cast(first, dtype) + 0.5) * 2.0**-32
 
 

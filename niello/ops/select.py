@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from niello.ops.comparison import greater, greater_equal, less, less_equal
 from niello.ops.define import elementwise, operands
 from niello.ops.logical import logical_and
 
-select = elementwise(
+select: Callable[..., Tensor] = elementwise(
     "select",
     ALL,
     numpy=np.where,

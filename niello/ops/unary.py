@@ -7,12 +7,14 @@ The rounding functions are constant between their steps, so they pass no gradien
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from niello.core.dtypes import ALL, FLOATS, NUMBERS, bool_
 from niello.graph.opdef import real, sample
+from niello.graph.tensor import Tensor
 from niello.ops.define import elementwise
 
 LN2 = math.log(2.0)
@@ -184,7 +186,7 @@ def _sign(k: Any, x: Any) -> Any:
     return k.where((x < 0.0) | (x > 0.0), k.copysign(k.const(1.0, x.dtype), x), x)
 
 
-def _numpy_sign(x: np.ndarray) -> np.ndarray:
+def _numpy_sign(x: np.ndarray) -> Any:
     if x.dtype.kind != "f":
         return np.sign(x)
     return np.where(x == 0, x, np.sign(x))
@@ -288,7 +290,7 @@ def _round(k: Any, x: Any) -> Any:
     return k.where(k.abs(x - whole) >= 0.5, away, whole)
 
 
-def _numpy_round(x: np.ndarray) -> np.ndarray:
+def _numpy_round(x: np.ndarray) -> Any:
     nearest = np.rint(x)
     tie = np.abs(x - np.trunc(x)) == 0.5
     return np.where(tie, np.trunc(x) + np.copysign(x.dtype.type(1), x), nearest)
@@ -316,7 +318,7 @@ sin = elementwise(
     doc="Sine of each element, in radians.",
 )
 
-cos = elementwise(
+cos: Callable[..., Tensor] = elementwise(
     "cos",
     FLOATS,
     numpy=np.cos,
@@ -376,7 +378,7 @@ sinh = elementwise(
     doc="Hyperbolic sine of each element.",
 )
 
-cosh = elementwise(
+cosh: Callable[..., Tensor] = elementwise(
     "cosh",
     FLOATS,
     numpy=np.cosh,
@@ -427,7 +429,7 @@ atanh = elementwise(
 )
 
 
-def numpy_erf(x: np.ndarray) -> np.ndarray:
+def numpy_erf(x: np.ndarray) -> Any:
     """Error function of an array: NumPy has none, the standard library's is scalar."""
     return np.vectorize(math.erf, otypes=[np.float64])(x).astype(x.dtype)
 

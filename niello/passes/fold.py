@@ -18,6 +18,8 @@ from niello.passes.computation import Computation, Rebuild, is_pure
 class Fold:
     """Fold results up to `limit` elements, or any size when they cost no more than the inputs.
 
+    Repeated values that memory does not hold count too: a sum over a large one is left to run.
+
     A result that repeats one value is kept as such and costs no memory.
     """
 
@@ -29,14 +31,18 @@ class Fold:
     def _visit(
         self, rebuild: Rebuild, operation: Operation, inputs: tuple[Tensor, ...]
     ) -> Sequence[Tensor] | None:
-        if not is_pure(operation) or not all(isinstance(t.operation.op, Constant) for t in inputs):
+        if not is_pure(operation) or operation.control_inputs:
+            return None
+        if not all(isinstance(t.operation.op, Constant) for t in inputs):
             return None
         arrays = [t.operation.op.reference() for t in inputs]
         splat = self._splat(rebuild, operation, arrays)
         if splat is not None:
             return splat
         size = sum(t.type.elements for t in operation.outputs)
-        if not inputs or size > max(self.limit, sum(a.size for a in arrays)):
+        held = sum(a.size for a in arrays if any(a.strides))
+        most = max(size, sum(a.size for a in arrays))
+        if not inputs or most > max(self.limit, held):
             return None
         found = operation.op.reference_all(*arrays)
         return [

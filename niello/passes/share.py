@@ -24,7 +24,8 @@ class Share:
             sharable = is_pure(operation) or isinstance(operation.op, (Constant, VariableOp))
             if not sharable or operation.control_inputs:
                 return None
-            key = (operation.op, inputs)
+            # 0.0 and -0.0, or 1 and True, are equal but not the same attribute.
+            key = (operation.op, repr(operation.op.attributes), inputs)
             if key not in known:
                 known[key] = rebuild.copy(operation, inputs).outputs
             return known[key]

@@ -149,14 +149,14 @@ def lower_scatter(
 
 
 def domain_ranges(shape: StaticShape) -> tuple[tuple[Range, ...], Index]:
-    """Ranges over a shape, named by axis, and the index they form; axes of size 1 have none."""
+    """Ranges over a shape, named in order, and the index they form; axes of size 1 have none."""
     index: list[Expr] = []
     ranges: list[Range] = []
-    for axis, size in enumerate(shape):
+    for size in shape:
         if size == 1:
             index.append(ir.const(0, int64))
         else:
-            ranges.append(Range(f"i{axis}", size))
+            ranges.append(Range(f"i{len(ranges)}", size))
             index.append(ranges[-1])
     return tuple(ranges), tuple(index)
 

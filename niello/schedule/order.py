@@ -239,7 +239,9 @@ def overwrite(lowered: Lowered, value: Tensor, variable: Tensor) -> Lowered | No
     kernel reads other points of the variable than the one it writes."""
     kernel = lowered.kernel
     out = lowered.tensors.index(value)
-    target = next(s for s in kernel.stores if s.param.slot == out)
+    target = next((s for s in kernel.stores if s.param.slot == out), None)
+    if target is None:  # nothing is stored into a tensor without elements
+        return None
     if variable not in lowered.tensors:
         return lowered
     old = kernel.params[lowered.tensors.index(variable)]

@@ -21,9 +21,10 @@ from niello.runtime.commands import (
     Variable,
 )
 from niello.runtime.target import Limits
-from niello.schedule.horizontal import stitch_sinks
+from niello.schedule.horizontal import stitch_siblings, stitch_sinks
 from niello.schedule.memory import Lifetime, lower_bound, place
 from niello.schedule.order import Order, Step
+from niello.schedule.recompute import recompute
 from niello.schedule.stitch import Stitcher
 
 
@@ -40,8 +41,11 @@ def schedule(computation: Computation, limits: Limits, *, fuse: bool = True) -> 
     """Commands and kernels for a computation whose types are static."""
     stitcher = Stitcher(computation, limits, fuse=fuse)
     groups = stitcher.run()
+    if fuse:
+        groups = recompute(stitcher, groups)
     order = Order(stitcher, groups)
     if fuse:
+        stitch_siblings(order, limits)
         stitch_sinks(order, limits)
     assembly = Assembly(computation, order)
     return Scheduled(assembly.program(), tuple(stitcher.refusals), assembly.lower_bound)

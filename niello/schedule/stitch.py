@@ -118,7 +118,8 @@ class Stitcher:
         self.refusals: list[str] = []
         self.profiles: dict[Operation, Profile] = {}
         self.group_of: dict[Operation, Group] = {}
-        self.readers = self._readers()
+        self.inlined: set[Operation] = set()  # computed by whoever reads them
+        self.readers = self.find_readers()
 
     def _required(self) -> set[Tensor]:
         """Tensors that must be in memory: targets and assigned values."""
@@ -136,6 +137,8 @@ class Stitcher:
         """
         if not self.fuse or any(t in self.required for t in operation.outputs):
             return False
+        if operation in self.inlined:
+            return True
         traits = operation.op.traits
         if Trait.MOVEMENT in traits:
             return Trait.MANY_SOURCES not in traits
@@ -147,7 +150,7 @@ class Stitcher:
         """An operation that is computed by some group (neither structural nor a view)."""
         return Trait.STRUCTURAL not in operation.op.traits and not self.is_view(operation)
 
-    def _readers(self) -> dict[Operation, set[Operation]]:
+    def find_readers(self) -> dict[Operation, set[Operation]]:
         """For each operation that takes time, those that must run after it because they read it
         (through views or directly), or by control."""
         sources: dict[Operation, frozenset[Operation]] = {}
@@ -174,6 +177,10 @@ class Stitcher:
             self.group_of[o] = Group([o], alone)
             if self.fuse and not o.control_inputs:
                 self._grow(o)
+        return self.finish()
+
+    def finish(self) -> list[Group]:
+        """The groups in graph order, with what each must store."""
         groups = sorted(set(self.group_of.values()), key=lambda g: g.number)
         for g in groups:
             g.outputs = self._outputs(g)

@@ -136,9 +136,18 @@ class Conv:
     """The three kernels of a two-dimensional convolution."""
 
     def __init__(
-        self, size: tuple[int, int, int], channels: tuple[int, int], window: tuple[int, int],
-        *, stride: int = 1, pad: int = 0, dilation: int = 1, groups: int = 1, nhwc: bool = True,
-        hwio: bool = True, dtype: DType = D.float32,
+        self,
+        size: tuple[int, int, int],
+        channels: tuple[int, int],
+        window: tuple[int, int],
+        *,
+        stride: int = 1,
+        pad: int = 0,
+        dilation: int = 1,
+        groups: int = 1,
+        nhwc: bool = True,
+        hwio: bool = True,
+        dtype: DType = D.float32,
     ) -> None:
         self.n, self.h, self.w = size
         self.c, self.o = channels
@@ -193,7 +202,10 @@ class Conv:
         x, w, y = self.params(2)
         group = self.c // self.groups
         n, oh, ow, o = (
-            Range("n", self.n), Range("oh", self.oh), Range("ow", self.ow), Range("o", self.o)
+            Range("n", self.n),
+            Range("oh", self.oh),
+            Range("ow", self.ow),
+            Range("o", self.o),
         )
         kh, kw, c = k.ranges((self.kh, self.kw, group))
         ih = oh * self.stride + kh * self.dilation - self.pad
@@ -205,14 +217,18 @@ class Conv:
         ks = (kh, kw, c) if self.nhwc else (c, kh, kw)
         value = ir.cast(Contract(ks, a, b, a.dtype), self.dtype)
         ranges = (n, oh, ow, o) if self.nhwc else (n, o, oh, ow)
-        return Kernel("forward", (x, w, y), (Store(
-            y, ranges, self.result(n, oh, ow, o), value, None, None),))
+        return Kernel(
+            "forward", (x, w, y), (Store(y, ranges, self.result(n, oh, ow, o), value, None, None),)
+        )
 
     def data_gradient(self) -> Kernel:
         k = Builder("r")
         x, w, y = self.params(0)
         n, h, v, c = (
-            Range("n", self.n), Range("h", self.h), Range("w", self.w), Range("c", self.c)
+            Range("n", self.n),
+            Range("h", self.h),
+            Range("w", self.w),
+            Range("c", self.c),
         )
         kh, kw, o = k.ranges((self.kh, self.kw, self.o))
         th, tw = h + self.pad - kh * self.dilation, v + self.pad - kw * self.dilation
@@ -221,20 +237,29 @@ class Conv:
         if self.stride > 1:
             tests += [ir.fn("eq", t % self.stride, zero) for t in (th, tw)]
         oh, ow = th // self.stride, tw // self.stride
-        tests += [ir.fn("lt", oh, ir.const(self.oh, int64)), ir.fn("lt", ow, ir.const(self.ow, int64))]
+        tests += [
+            ir.fn("lt", oh, ir.const(self.oh, int64)),
+            ir.fn("lt", ow, ir.const(self.ow, int64)),
+        ]
         a = self.element(k, y, k.all_of(*tests), self.result(n, oh, ow, o))
         b = ir.cast(k.load(w, self.weight(kh, kw, c, o)), a.dtype)
         ks = (kh, kw, o) if self.nhwc else (o, kh, kw)
         value = ir.cast(Contract(ks, a, b, a.dtype), self.dtype)
         ranges = (n, h, v, c) if self.nhwc else (n, c, h, v)
-        return Kernel("data_gradient", (x, w, y), (Store(
-            x, ranges, self.image(n, h, v, c), value, None, None),))
+        return Kernel(
+            "data_gradient",
+            (x, w, y),
+            (Store(x, ranges, self.image(n, h, v, c), value, None, None),),
+        )
 
     def weight_gradient(self) -> Kernel:
         k = Builder("r")
         x, w, y = self.params(1)
         kh, kw, c, o = (
-            Range("kh", self.kh), Range("kw", self.kw), Range("c", self.c), Range("o", self.o)
+            Range("kh", self.kh),
+            Range("kw", self.kw),
+            Range("c", self.c),
+            Range("o", self.o),
         )
         n, oh, ow = k.ranges((self.n, self.oh, self.ow))
         ih = oh * self.stride + kh * self.dilation - self.pad
@@ -244,8 +269,11 @@ class Conv:
         b = ir.cast(k.load(y, self.result(n, oh, ow, o)), a.dtype)
         value = ir.cast(Contract((n, oh, ow), a, b, a.dtype), self.dtype)
         ranges = (kh, kw, c, o) if self.hwio else (o, c, kh, kw)
-        return Kernel("weight_gradient", (x, w, y), (Store(
-            w, ranges, self.weight(kh, kw, c, o), value, None, None),))
+        return Kernel(
+            "weight_gradient",
+            (x, w, y),
+            (Store(w, ranges, self.weight(kh, kw, c, o), value, None, None),),
+        )
 
 
 # --- matmul -----------------------------------------------------------------------------------
@@ -258,31 +286,52 @@ def test_matmul_reads_operands_in_every_layout(target: str, turned: tuple[bool, 
     check(kernel, threads=2, target=select_target(target))
 
 
-@pytest.mark.parametrize("shape", [
-    (1, 33, 9), (33, 1, 9), (2, 3, 1), (16, 16, 16), (5, 130, 600), (100, 10, 784),
-    (64, 256, 512), (3, 500, 40),
-])
+@pytest.mark.parametrize(
+    "shape",
+    [
+        (1, 33, 9),
+        (33, 1, 9),
+        (2, 3, 1),
+        (16, 16, 16),
+        (5, 130, 600),
+        (100, 10, 784),
+        (64, 256, 512),
+        (3, 500, 40),
+    ],
+)
 @pytest.mark.parametrize("b_turned", [False, True])
 def test_matmul_of_odd_shapes(shape: tuple[int, int, int], b_turned: bool) -> None:
     check(matmul(*shape, b_turned=b_turned), threads=3)
 
 
-@pytest.mark.parametrize("dtype, accumulate, out, tolerance", [
-    (D.float64, D.float64, D.float64, 1e-14),
-    (D.float16, D.float32, D.float16, 1e-3),
-    (D.bfloat16, D.float32, D.bfloat16, 1e-2),
-    (D.bfloat16, D.float32, D.float32, 2e-5),
-    (D.int8, D.int32, D.int32, 0),
-    (D.uint8, D.int32, D.int32, 0),
-    (D.int32, D.int32, D.int32, 0),
-    (D.int64, D.int64, D.int64, 0),
-])
+@pytest.mark.parametrize(
+    "dtype, accumulate, out, tolerance",
+    [
+        (D.float64, D.float64, D.float64, 1e-14),
+        (D.float16, D.float32, D.float16, 1e-3),
+        (D.bfloat16, D.float32, D.bfloat16, 1e-2),
+        (D.bfloat16, D.float32, D.float32, 2e-5),
+        (D.int8, D.int32, D.int32, 0),
+        (D.uint8, D.int32, D.int32, 0),
+        (D.int32, D.int32, D.int32, 0),
+        (D.int64, D.int64, D.int64, 0),
+    ],
+)
 @pytest.mark.parametrize("target", TARGETS)
 def test_matmul_element_types(
     dtype: DType, accumulate: DType, out: DType, tolerance: float, target: str
 ) -> None:
-    for turned in (False, True):
-        kernel = matmul(21, 35, 130, dtype, accumulate=accumulate, out=out, b_turned=turned)
+    for a_turned, b_turned, depth in ((False, False, 131), (False, True, 130), (True, True, 67)):
+        kernel = matmul(
+            21,
+            35,
+            depth,
+            dtype,
+            accumulate=accumulate,
+            out=out,
+            a_turned=a_turned,
+            b_turned=b_turned,
+        )
         check(kernel, tolerance=tolerance, threads=2, target=select_target(target))
 
 
@@ -297,7 +346,12 @@ def test_few_rows_are_dot_products(target: str, dtype: DType) -> None:
     integer = dtype.is_integer
     for rows, columns, depth in ((1, 45, 150), (3, 64, 128), (4, 5, 71)):
         kernel = matmul(
-            rows, columns, depth, dtype, b_turned=True, accumulate=D.int32 if integer else None,
+            rows,
+            columns,
+            depth,
+            dtype,
+            b_turned=True,
+            accumulate=D.int32 if integer else None,
             out=D.int32 if integer else D.float32,
         )
         check(kernel, threads=2, target=select_target(target))
@@ -427,7 +481,11 @@ def test_reduction_inside_an_operand() -> None:
 # --- convolutions -----------------------------------------------------------------------------
 
 FORMS = [
-    {}, {"pad": 1}, {"stride": 2, "pad": 1}, {"pad": 2, "dilation": 2}, {"stride": 3, "pad": 2},
+    {},
+    {"pad": 1},
+    {"stride": 2, "pad": 1},
+    {"pad": 2, "dilation": 2},
+    {"stride": 3, "pad": 2},
 ]
 
 
@@ -441,14 +499,17 @@ def test_convolution_and_its_gradients(nhwc: bool, form: dict[str, int]) -> None
 
 
 @pytest.mark.parametrize("nhwc", [True, False])
-@pytest.mark.parametrize("sizes", [
-    ((3, 14, 14), (32, 40), (5, 5), 2),  # one tile of rows: dead rows are skipped
-    ((2, 28, 28), (1, 32), (5, 5), 2),
-    ((1, 30, 40), (16, 24), (3, 3), 1),  # a window with a border
-    ((2, 7, 7), (64, 33), (3, 3), 1),
-    ((2, 6, 6), (40, 24), (1, 1), 0),
-    ((1, 8, 50), (3, 16), (7, 7), 3),
-])
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        ((3, 14, 14), (32, 40), (5, 5), 2),  # one tile of rows: dead rows are skipped
+        ((2, 28, 28), (1, 32), (5, 5), 2),
+        ((1, 30, 40), (16, 24), (3, 3), 1),  # a window with a border
+        ((2, 7, 7), (64, 33), (3, 3), 1),
+        ((2, 6, 6), (40, 24), (1, 1), 0),
+        ((1, 8, 50), (3, 16), (7, 7), 3),
+    ],
+)
 def test_convolution_shapes(nhwc: bool, sizes: tuple[object, ...]) -> None:
     size, channels, window, pad = sizes
     conv = Conv(size, channels, window, pad=pad, nhwc=nhwc, hwio=nhwc)  # type: ignore[arg-type]
@@ -479,6 +540,21 @@ def test_convolution_of_half_types(dtype: DType, tolerance: float, nhwc: bool) -
     check(conv.weight_gradient(), tolerance=tolerance)
 
 
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("channels", [16, 17])
+def test_convolution_of_int8_sums_in_int32(target: str, channels: int) -> None:
+    conv = Conv((2, 9, 20), (channels, 18), (3, 3), pad=1, dtype=D.int8)
+    kernel = conv.forward()
+    out = Param(2, D.int32, kernel.params[2].elements, True)
+    (store,) = kernel.stores
+    assert isinstance(store.value, Contract)
+    a, b = store.value.a, store.value.b
+    wide = Contract(store.value.ranges, ir.cast(a, D.int32), ir.cast(b, D.int32), D.int32)
+    store = Store(out, store.ranges, store.index, wide, None, None)
+    kernel = Kernel("int8", (*kernel.params[:2], out), (store,))
+    check(kernel, threads=2, target=select_target(target))
+
+
 @pytest.mark.parametrize("target", TARGETS[1:])
 @pytest.mark.parametrize("nhwc", [True, False])
 def test_convolution_on_other_targets(target: str, nhwc: bool) -> None:
@@ -497,13 +573,23 @@ def test_kernels_that_tiles_do_not_suit_are_refused() -> None:
     assert contraction_of(Kernel("k", base.params, (accumulating,))) is None
     r = Range("q", 4)
     reduced = ir.Reduce("add", (r,), store.value * ir.cast(r, D.float32))
-    assert contraction_of(Kernel("k", base.params, (
-        Store(store.param, store.ranges, store.index, reduced, None, None),))) is None
+    assert (
+        contraction_of(
+            Kernel(
+                "k",
+                base.params,
+                (Store(store.param, store.ranges, store.index, reduced, None, None),),
+            )
+        )
+        is None
+    )
     assert contraction_of(matmul(1, 1, 5)) is None  # a dot product is a reduction
     for empty in ((0, 4, 5), (4, 0, 5), (4, 5, 0)):
         assert contraction_of(matmul(*empty)) is None
     plain = Load(base.params[0], store.ranges[1], None)
-    nothing = Kernel("k", base.params, (Store(store.param, store.ranges, store.index, plain, None, None),))
+    nothing = Kernel(
+        "k", base.params, (Store(store.param, store.ranges, store.index, plain, None, None),)
+    )
     assert contraction_of(nothing) is None
     with pytest.raises(CompilerBug) as caught:
         emit_contract(Module(), "f", nothing, select_target("host"), 1)

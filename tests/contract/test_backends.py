@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from contract_cases import Case, cases, mismatch, operations, registry, wide_cases
 
 import niello as nl
 from niello.backends import backend
 from niello.core.errors import NielloError
+from niello.core.types import TensorType
 from niello.graph.opdef import Trait
+from niello.runtime.target import CompileOptions
+from tests.contract.contract_cases import Case, cases, mismatch, operations, registry, wide_cases
 
 CHUNK = 40  # cases per compilation: enough to share its cost, few enough to find a culprit
 
@@ -19,23 +21,27 @@ def devices() -> list[str]:
     return [name for name in nl.available_devices() if backend(name).runs]
 
 
-def run_together(group: list[Case], device: str) -> list[list[np.ndarray]]:
-    """All cases in one graph, run once."""
+def run_together(group: list[Case], device: str, target: str) -> list[list[np.ndarray]]:
+    """All cases in one graph, run once; `target` is the machine level to compile for."""
     graph, feeds, made = nl.Graph(), {}, []
     for case in group:
         inputs = case.inputs_in(graph)
         feeds.update(zip(inputs, case.arrays, strict=True))
         made.append(graph.add(case.op, inputs).outputs)
-    found = graph.run(feeds, [t for outputs in made for t in outputs], device=device)
+    types = {t: TensorType(a.shape, a.dtype) for t, a in feeds.items()}
+    targets = [t for outputs in made for t in outputs]
+    options = CompileOptions(target=target)
+    executable = graph.compile(types, targets, device=device, options=options)
+    found = executable.run(feeds)
     return [[np.asarray(found[t]) for t in outputs] for outputs in made]
 
 
-def problems_of(group: list[Case], device: str) -> list[str]:
+def problems_of(group: list[Case], device: str, target: str = "host") -> list[str]:
     try:
-        results = run_together(group, device)
+        results = run_together(group, device, target)
     except Exception as error:
         if len(group) > 1:
-            return [p for case in group for p in problems_of([case], device)]
+            return [p for case in group for p in problems_of([case], device, target)]
         return [f"{group[0]}: {type(error).__name__}: {error}"]
     problems = []
     for case, found in zip(group, results, strict=True):
@@ -63,15 +69,19 @@ def test_backend_is_reference(name: str, device: str) -> None:
 WIDE = 1003
 
 
-@pytest.mark.parametrize("device", [d for d in devices() if d != "numpy"])
-@pytest.mark.parametrize(
-    "name", [n for n in operations() if Trait.ELEMENTWISE in registry()[n].traits]
-)
-def test_wide_elementwise_is_reference(name: str, device: str) -> None:
+ELEMENTWISE = [n for n in operations() if Trait.ELEMENTWISE in registry()[n].traits]
+LEVELS = [(d, "host") for d in devices() if d != "numpy"]
+if "cpu" in devices():
+    LEVELS.append(("cpu", "baseline"))
+
+
+@pytest.mark.parametrize(("device", "target"), LEVELS)
+@pytest.mark.parametrize("name", ELEMENTWISE)
+def test_wide_elementwise_is_reference(name: str, device: str, target: str) -> None:
     """Samples are small: this is where whole vectors are computed, special values in every lane."""
     supported = backend(device).limits.dtypes
     chosen = [c for c in wide_cases(name, WIDE) if all(t.dtype in supported for t in c.types)]
-    problems = problems_of(chosen, device)
+    problems = problems_of(chosen, device, target)
     assert not problems, f"{len(problems)} problems\n" + "\n".join(problems[:12])
 
 

@@ -6,10 +6,10 @@ import doctest
 import inspect
 
 import pytest
-from contract_cases import operations, registry
 
 import niello as nl
 from niello.graph import opdef
+from tests.contract.contract_cases import operations, registry
 
 
 @pytest.mark.parametrize("name", operations())

@@ -21,11 +21,11 @@ Maker = Callable[[Builder], Any]
 # Elementwise operations whose value or slope jumps.
 JUMPING = frozenset(
     "floor ceil trunc rint round sign signbit floor_divide floor_modulo modulo equal not_equal less "
-    "less_equal greater greater_equal is_nan is_inf is_finite".split()
+    "less_equal greater greater_equal is_nan is_inf is_finite atan2".split()
 )
 KINKED = frozenset(
     "absolute relu leaky_relu prelu elu selu hard_sigmoid hard_swish hard_tanh hinge huber maximum "
-    "minimum fmax fmin clamp softshrink divide_no_nan atan2 sigmoid_cross_entropy".split()
+    "minimum fmax fmin clamp softshrink divide_no_nan sigmoid_cross_entropy".split()
 )
 # Made by makers of their own, or of use with special operands only.
 ELSEWHERE = frozenset("cast select bitwise_left_shift bitwise_right_shift power".split())

@@ -27,7 +27,7 @@ def graph() -> nl.Graph:
 
 # --- operands
 @pytest.mark.parametrize(
-    "left, right, expected",
+    ("left", "right", "expected"),
     [
         (nl.int8, nl.int32, nl.int32),
         (nl.uint8, nl.int8, nl.int16),
@@ -43,7 +43,7 @@ def test_tensors_promote(graph, left: nl.DType, right: nl.DType, expected: nl.DT
 
 
 @pytest.mark.parametrize(
-    "dtype, number, expected",
+    ("dtype", "number", "expected"),
     [
         (nl.float16, 2.5, nl.float16),
         (nl.float64, 2, nl.float64),
@@ -147,8 +147,10 @@ def test_unbroadcast_sums_over_what_was_repeated(graph) -> None:
     for shape in ((4,), (3, 1), (1, 4), (), (3, 4)):
         like = graph.placeholder(shape)
         found = unbroadcast(g, like)
-        expected = np.arange(12).reshape(3, 4).sum(
-            axis=tuple(i for i, d in enumerate((1,) * (2 - len(shape)) + shape) if d == 1)
+        expected = (
+            np.arange(12)
+            .reshape(3, 4)
+            .sum(axis=tuple(i for i, d in enumerate((1,) * (2 - len(shape)) + shape) if d == 1))
         )
         made = evaluate([found], {like: np.zeros(shape, np.float32)})[0]
         assert made.shape == shape and made.reshape(-1).tolist() == expected.reshape(-1).tolist()
@@ -277,7 +279,7 @@ def test_gradient_stops(graph) -> None:
 
 # --- activations at their kinks
 @pytest.mark.parametrize(
-    "name, at, expected",
+    ("name", "at", "expected"),
     [
         ("relu", [0.0], [0.0]),
         ("leaky_relu", [0.0], [0.01]),

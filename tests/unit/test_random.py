@@ -38,7 +38,7 @@ def state_of(counter: list[int], key: list[int]) -> np.ndarray:
     return np.array([*counter, *key], np.uint32)
 
 
-@pytest.mark.parametrize("counter, key, words", KNOWN)
+@pytest.mark.parametrize(("counter", "key", "words"), KNOWN)
 def test_published_vectors(counter: list[int], key: list[int], words: list[int]) -> None:
     state = state_of(counter, key)
     assert numpy_words(state, 4).tolist() == words
@@ -192,7 +192,7 @@ def test_dropout_gradient_has_the_same_mask() -> None:
 
 
 @pytest.mark.parametrize(
-    "call, error, words",
+    ("call", "error", "words"),
     [
         (lambda g: nl.random_state(-1), AttributeValueError, "seed must fit 64 bits"),
         (lambda g: nl.random_state(0, counter=2**128), AttributeValueError, "128 bits"),

@@ -9,9 +9,11 @@ from __future__ import annotations
 import os
 from functools import cache
 
+from niello.backends.cpu.contract_pairs import Pairs, find_pairs
 from niello.backends.cpu.contract_roles import Roles, assign_roles, contraction_of
-from niello.backends.cpu.contract_sides import Sides, bound_ranges
+from niello.backends.cpu.contract_sides import Rowside, Sides, bound_ranges
 from niello.backends.cpu.gemm import emit_contraction
+from niello.backends.cpu.gemm_dot import MOST_ROWS
 from niello.backends.cpu.gemm_tile import Target
 from niello.backends.cpu.gemm_types import Contraction, Emitted, Place
 from niello.backends.cpu.jit import CpuTarget
@@ -32,10 +34,10 @@ def emit_contract(
 ) -> Emitted:
     """Write the functions of a kernel that `contraction_of` accepts.
 
-    Each is `void f(ptr b0, ptr b1, ..., ptr scratch, i64 thread, i64 threads)`, a pointer per kernel
-    parameter. All threads run the first function, then, after a barrier, the second, and so on.
-    `threads` is how many the work is divided for; any number may run it.
-    Raises CompilerBug for a kernel that `contraction_of` refuses.
+    Each is `void f(ptr b0, ptr b1, ..., ptr scratch, i64 thread, i64 threads)`, a pointer per
+    kernel parameter. All threads run the first function, then, after a barrier, the second, and so
+    on. `threads` is how many the work is divided for; any number may run it. Raises CompilerBug for
+    a kernel that `contraction_of` refuses.
     """
     contract = contraction_of(kernel)
     if contract is None:
@@ -71,15 +73,18 @@ class _Bridge:
 
     def emit(self) -> Emitted:
         roles = self.roles
-        rowside = self.sides.a()
+        pairs, sides, rowside = self._choose_sides()
+        k = [r.extent for r in roles.k]
+        if pairs is not None:
+            k[-1] = -(-k[-1] // 2)
         contraction = Contraction(
             name=self.name,
             parameters=[("ptr", f"b{p.slot}") for p in self.kernel.params],
             m=roles.m.extent,
             n=roles.n.extent,
-            k=tuple(r.extent for r in roles.k),
+            k=tuple(k),
             a=rowside.side,
-            b=self.sides.b(),
+            b=sides.b(),
             finish=self.finish,
             element=register_type(roles.result.dtype),
             batch=tuple(r.extent for r in roles.batch),
@@ -87,11 +92,26 @@ class _Bridge:
             trims=rowside.trims,
             live=rowside.live,
             finish_along=self.along,
+            pairs="" if pairs is None else pairs.kind,
             parallel=self.threads,
         )
         return emit_contraction(self.module, contraction, self.target)
 
-    def finish(self, f: Function, place: Place, sums: Value, mask: Value | None, along: str) -> None:
+    def _choose_sides(self) -> tuple[Pairs | None, Sides, Rowside]:
+        """In pairs where the target and the operands allow it, else element by element."""
+        plain = self.sides
+        pairs = find_pairs(self.roles, self.cpu) if plain.rows > MOST_ROWS else None
+        if pairs is not None:
+            sides = Sides(self.roles, self.target, self.emitter, pairs)
+            rowside = sides.a()
+            innermost = len(self.roles.k) - 1
+            if innermost not in rowside.trims and innermost not in rowside.live:
+                return pairs, sides, rowside
+        return None, plain, plain.a()
+
+    def finish(
+        self, f: Function, place: Place, sums: Value, mask: Value | None, along: str
+    ) -> None:
         """Evaluate the epilogue on one vector of finished sums and store it."""
         em = self.emitter(f, place)
         roles = self.roles
@@ -116,7 +136,6 @@ class _Bridge:
     ) -> Scope:
         """What the vectors of a tile that differ only in `others` share, written once: a bias."""
         at = place.n if lanes is self.roles.n else place.m
-        assert at is not None
         key = (f.name, f.current, at.text, "" if mask is None else mask.text)
         found = self._scopes.get(key)
         if found is None:

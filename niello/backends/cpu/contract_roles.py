@@ -2,10 +2,10 @@
 
     C[batch, outer, m, n] = epilogue( sum over k of A(batch, outer, m, k) * B(batch, n, k) )
 
-A range of the stores that only one operand depends on belongs to that operand; a range of both is a batch.
-The vector side (B) is the operand that owns the range along which results are contiguous. Neighbouring ranges
-are merged wherever every index expression allows it; what is left over becomes loops, or one flat range
-taken apart by divisions.
+A range of the stores that only one operand depends on belongs to that operand; a range of both is a
+batch. The vector side (B) is the operand that owns the range along which results are contiguous.
+Neighbouring ranges are merged wherever every index expression allows it; what is left over becomes
+loops, or one flat range taken apart by divisions.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ from niello.kernel.ir import Contract, Expr, Kernel, Load, Param, Range, Store, 
 class Roles:
     """A contraction ready to emit; every expression is in terms of these ranges.
 
-    `result` stands for the finished sum in the values of `stores`. `a` and `b` have the contraction's dtype.
+    `result` stands for the finished sum in the values of `stores`. `a` and `b` have the
+    contraction's dtype.
     """
 
     batch: tuple[Range, ...]
@@ -51,8 +52,9 @@ class Roles:
 def contraction_of(kernel: Kernel) -> Contract | None:
     """The one contraction a kernel computes, or None if tiles do not suit it.
 
-    They suit when all stores run over the same ranges, none accumulates, there is one Contract and no other
-    bound range around it, and each of its operands has something of its own to be multiplied with.
+    They suit when all stores run over the same ranges, none accumulates, there is one Contract and
+    no other bound range around it, and each of its operands has something of its own to be
+    multiplied with.
     """
     contracts = {n for n in walk(kernel.stores) if isinstance(n, Contract)}
     if len(contracts) != 1:
@@ -345,7 +347,7 @@ def _one_in_children(expr: Expr, outer: Range, inner: Range) -> bool:
 
 
 def _packing(expr: Expr, own: Sequence[Range], k: Sequence[Range], *, transposes: bool) -> float:
-    """Cost per element of packing an operand: low along memory, high where elements are gathered."""
+    """Cost per element of packing an operand: low along memory, high where it is gathered."""
     forms = [affine(n.index) for n in walk([expr]) if isinstance(n, Load)]
     best = 1.0
     for ranges, price in ((own, 0.1), (k, 0.3 if transposes else 0.1)):

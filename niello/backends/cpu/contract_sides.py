@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from niello.backends.cpu.contract_pairs import Pairs
 from niello.backends.cpu.contract_roles import Roles, slack
 from niello.backends.cpu.contract_window import Box, find_box
 from niello.backends.cpu.gemm_dot import MOST_ROWS
+from niello.backends.cpu.gemm_pairs import BoxLines, box_lines, lines_across, lines_along_k
 from niello.backends.cpu.gemm_tile import Target, choose_tile
-from niello.backends.cpu.gemm_types import Direct, Packed, Place, Read, Trim, Window
+from niello.backends.cpu.gemm_types import NOWHERE, Direct, Packed, Place, Read, Trim, Window
 from niello.backends.cpu.llvm_text import Function, Operand, Value
 from niello.backends.cpu.render_types import memory_type, register_type
 from niello.backends.cpu.vectors import Emitter, Scope
+from niello.core.dtypes import bfloat16, int16
 from niello.core.nodes import walk
 from niello.kernel import ir
-from niello.kernel.bounds import affine, is_true
+from niello.kernel.bounds import Affine, affine, is_true
 from niello.kernel.ir import Cast, Expr, Fn, Load, Range, free_ranges
 
 Live = Callable[[int], tuple[int, int]]
@@ -26,8 +29,13 @@ Emitters = Callable[[Function, Place], Emitter]
 class Sides:
     """Decides and builds the two sides of a contraction."""
 
-    def __init__(self, roles: Roles, target: Target, emitters: Emitters) -> None:
-        self.roles, self.target, self.emitters = roles, target, emitters
+    def __init__(
+        self, roles: Roles, target: Target, emitters: Emitters, pairs: Pairs | None = None
+    ) -> None:
+        if pairs is not None:
+            roles = replace(roles, a=pairs.a, b=pairs.b)
+        self.roles, self.target, self.emitters, self.pairs = roles, target, emitters, pairs
+        self.last = roles.k[-1].extent  # elements of the innermost loop over k
         self.element = register_type(roles.result.dtype)
         self.size = roles.result.dtype.itemsize
         self.rows = math.prod(r.extent for r in (roles.m, *roles.outer))
@@ -37,13 +45,14 @@ class Sides:
 
     def ranges_at(self, f: Function, place: Place) -> dict[Range, Value]:
         """The values of the ranges that a place knows."""
-        roles, known = self.roles, {}
+        roles = self.roles
+        known: dict[Range, Value] = {}
         known.update(zip(roles.batch, place.batch, strict=False))
         known.update(zip(roles.outer, place.outer, strict=False))
         known.update(zip(roles.k, place.k, strict=False))
-        if place.m is not None:
+        if place.m is not NOWHERE:
             known[roles.m] = place.m
-        if place.n is not None:
+        if place.n is not NOWHERE:
             known[roles.n] = place.n
         return known
 
@@ -57,16 +66,26 @@ class Sides:
             live = self._live(zeros.bordered)
             if zeros.exact and live is not None and self._a_in_place(expr):
                 form = affine(expr.index)
-                steps = tuple(form.coefficient(r) for r in roles.k)
+                steps = self._unit_steps(form)
                 step = form.coefficient(roles.m)
                 side = Direct(memory_type(expr.param.dtype), self._address(expr), step, steps)
                 return Rowside(side, zeros.trims, live)
-        box = find_box(expr, roles.m, roles.k, self.size)
+        box = find_box(expr, roles.m, roles.k, self.size, pairs=self.pairs is not None)
         if box is not None and self._box_pays(box):
             return Rowside(self._window(box), zeros.trims, {})
         along = self._a_axis_name(expr)
         axis = roles.m if along == "m" else roles.k[-1]
-        return Rowside(Packed(self._lines(expr, axis), along), {}, {})
+        lines = self._lines(expr, axis)
+        if self.pairs is not None:
+            lines = (lines_along_k if along == "k" else lines_across)(lines, self.last)
+        return Rowside(Packed(lines, along), {}, {})
+
+    def _unit_steps(self, form: Affine) -> tuple[int, ...]:
+        """Strides of the loops over k, where the innermost may count pairs."""
+        steps = [form.coefficient(r) for r in self.roles.k]
+        if self.pairs is not None:
+            steps[-1] *= 2
+        return tuple(steps)
 
     def _a_in_place(self, expr: Load) -> bool:
         """Packing A costs a copy per panel pass; reading in place costs cache conflicts."""
@@ -82,16 +101,20 @@ class Sides:
         return fits and runs and box.elements < self.roles.m.extent * self.depth
 
     def _window(self, box: Box) -> Window:
-        def lines(f: Function, place: Place, index: tuple[Value, ...]) -> Read:
+        def line(f: Function, place: Place, index: tuple[Value, ...]) -> Read:
             known = self.ranges_at(f, place)
             known.update(zip(box.axes, index, strict=False))
             return self._line(f, place, box.value, box.axes[-1], known)
 
         def offset(f: Function, place: Place) -> Value:
-            return f.add(f.mul(place.m or 0, box.m_step), box.base)
+            return f.add(f.mul(place.m, box.m_step), box.base)
 
-        extents = tuple(r.extent for r in box.axes)
-        return Window(extents, box.strides, lines, offset, box.m_step, box.k_steps)
+        extents = [r.extent for r in box.axes]
+        lines: BoxLines = line
+        if self.pairs is not None:
+            lines = box_lines(line, self.last)
+            extents[-1] = -(-extents[-1] // 2)
+        return Window(tuple(extents), box.strides, lines, offset, box.m_step, box.k_steps)
 
     def _a_axis_name(self, expr: Expr) -> str:
         loads = _main_loads(expr, self.roles.k[-1], self.roles.m)
@@ -105,7 +128,12 @@ class Sides:
         """The vector side."""
         roles = self.roles
         expr = roles.b
-        if isinstance(expr, Load) and expr.gate is None and self._plain(expr, [roles.n, *roles.k]):
+        if (
+            isinstance(expr, Load)
+            and expr.gate is None
+            and self.pairs is None
+            and self._plain(expr, [roles.n, *roles.k])
+        ):
             form = affine(expr.index)
             small = self.depth * roles.n.extent * self.size <= self.target.l1_bytes
             few = self.rows <= 16
@@ -117,7 +145,12 @@ class Sides:
         along_n = sum(f.stride(roles.n) in (0, 1) for f in forms)
         runs = [sum(f.stride(r) == 1 for f in forms) for r in roles.k]
         axis = max(range(len(runs)), key=lambda i: runs[i])
-        if runs[axis] > along_n and roles.k[axis].extent >= 3:
+        crosswise = runs[axis] > along_n and roles.k[axis].extent >= 3
+        if self.pairs is not None:
+            if crosswise and axis == len(runs) - 1:
+                return Packed(lines_along_k(self._lines(expr, roles.k[-1]), self.last), "k", axis)
+            return Packed(lines_across(self._lines(expr, roles.n), self.last), "n")
+        if crosswise:
             return Packed(self._lines(expr, roles.k[axis]), "k", axis)
         return Packed(self._lines(expr, roles.n), "n")
 
@@ -126,9 +159,12 @@ class Sides:
     def _plain(self, expr: Load, axes: Sequence[Range]) -> bool:
         """Whether elements lie in memory as the sum adds them, at constant strides along `axes`."""
         form = affine(expr.index)
-        return expr.param.dtype is self.roles.result.dtype and all(
-            form.stride(r) is not None for r in axes
-        )
+        if any(form.stride(r) is None for r in axes):
+            return False
+        if self.pairs is not None:
+            in_pairs = form.stride(self.roles.k[-1]) == 1 and self.last % 2 == 0
+            return in_pairs and expr.param.dtype in (bfloat16, int16)
+        return expr.param.dtype is self.roles.result.dtype
 
     def _address(self, expr: Load) -> Callable[[Function, Place], Value]:
         """Address of the element at a place, with k = 0."""

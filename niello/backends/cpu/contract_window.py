@@ -32,14 +32,17 @@ class Box:
 
     @property
     def elements(self) -> int:
-        """Size of the copy."""
+        """Size of the copy, in what offsets count."""
         return 1 + sum((r.extent - 1) * s for r, s in zip(self.axes, self.strides, strict=True))
 
 
-def find_box(expr: Expr, m: Range, k: tuple[Range, ...], size: int) -> Box | None:
+def find_box(
+    expr: Expr, m: Range, k: tuple[Range, ...], size: int, *, pairs: bool = False
+) -> Box | None:
     """The box that a row operand is read from, or None if its positions do not form one.
 
-    `size` is the number of bytes of an element, for a layout without cache conflicts.
+    `size` is the number of bytes of an element, for a layout without cache conflicts. With `pairs`
+    the last axis must be the innermost loop over k, and offsets count pairs along it.
     """
     loads = [n for n in walk([expr]) if isinstance(n, Load) and m in free_ranges(n.index)]
     if not loads:
@@ -71,13 +74,19 @@ def find_box(expr: Expr, m: Range, k: tuple[Range, ...], size: int) -> Box | Non
         [position, *(r for r in k if r is not partner)],
         key=lambda r: -abs(unit_step if r is position else first.coefficient(r)),
     )
+    if pairs:
+        return (
+            _lay_out(value, axes, None, position, factors, low, m, k, size, True)
+            if (axes[-1] is k[-1])
+            else None
+        )
     steps = {r: unit_step if r is position else first.coefficient(r) for r in axes}
     inner = axes[-1]
     line = None
-    if len(axes) > 1 and axes[-2] is position and steps[inner] == 1 and inner.extent < 16:
-        if steps[position] == inner.extent:
-            line = Range("window_line", position.extent * inner.extent)
-            value = _one_line(value, position, inner, line)
+    in_sequence = len(axes) > 1 and axes[-2] is position and steps[inner] == 1
+    if in_sequence and steps[position] == inner.extent < 16:
+        line = Range("window_line", position.extent * inner.extent)
+        value = _one_line(value, position, inner, line)
     return _lay_out(value, axes, line, position, factors, low, m, k, size)
 
 
@@ -121,12 +130,13 @@ def _lay_out(
     m: Range,
     k: tuple[Range, ...],
     size: int,
+    pairs: bool = False,
 ) -> Box:
     strides: dict[Range, int] = {}
     step = 1
     for r in reversed(axes):
         strides[r] = step
-        step *= r.extent
+        step *= -(-r.extent // 2) if pairs and r is axes[-1] else r.extent
         if step * size % 2048 == 0 and (line is None or r is position):
             step += 64 // size  # rows a multiple of half a page apart fall into one cache set
     k_steps = tuple(strides[position] * factors[r] if r in factors else strides[r] for r in k)
@@ -147,7 +157,7 @@ def _again(node: Node) -> Node:
 
 
 def _proportional(expr: Expr, steps: dict[Range, int]) -> bool:
-    """Whether every index inside `expr` moves along the ranges in the same proportion as `steps`."""
+    """Whether every index in `expr` moves along the ranges in the proportion of `steps`."""
     free = free_ranges(expr)
     if free.isdisjoint(steps):
         return True

@@ -1,8 +1,9 @@
 """Emission of one contraction: the loops around the register tile.
 
-The SPMD function divides work items (chunks of batch, n, outer and m) among threads; an item goes through
-blocks of k, packs what must be packed, and calls the tile function for every tile. Partial sums between
-blocks of k stay in scratch; the last block hands finished sums to the contraction's `finish`.
+The SPMD function divides work items (chunks of batch, n, outer and m) among threads; an item goes
+through blocks of k, packs what must be packed, and calls the tile function for every tile. Partial
+sums between blocks of k stay in scratch; the last block hands finished sums to the contraction's
+`finish`.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ __all__ = ["Contraction", "Direct", "Emitted", "Packed", "Place", "Window", "emi
 def emit_contraction(
     module: Module, c: Contraction, target: Target, tile: Tile | None = None
 ) -> Emitted:
-    """Write the functions of a contraction into a module; see :class:`Emitted` for how to call them."""
+    """Write the functions of a contraction; see :class:`Emitted` for how to call them."""
     if tile is None and suits_dot(c):
         return emit_dot(module, c, target)
     return _Emitter(module, c, make_plan(c, target, tile)).emit()
@@ -150,9 +151,7 @@ class _Emitter:
         with f.for_range(*work.outers, vectorize=False, unroll=1) as o:
             self._rows(f, place.at(outer=unravel(f, o, c.outer)), block, work, o)
 
-    def _rows(
-        self, f: Function, place: Place, block: _KBlock, work: _Work, outer: Value
-    ) -> None:
+    def _rows(self, f: Function, place: Place, block: _KBlock, work: _Work, outer: Value) -> None:
         """Blocks of rows of A: prepare each, then go through planes and tiles."""
         plan, rows = self.plan, work.rows
         if plan.block_rows >= plan.chunk_rows:
@@ -274,7 +273,6 @@ class _Emitter:
         f: Function, place: Place, block: _KBlock, name: str, pointers: tuple[Value, ...]
     ) -> None:
         yes = Value("true", "i1", 1)
-        assert place.m is not None and place.n is not None
         arguments = [
             *place.arguments,
             *pointers,

@@ -1,7 +1,7 @@
 """Contractions with few rows whose vector side lies along k: dot products, without packing.
 
-Packing B pays when many rows use it. With a row or a few, the time is that of reading B once; each result
-is then a dot product of two lines along k, summed in vectors and added up at the end.
+Packing B pays when many rows use it. With a row or a few, the time is that of reading B once; each
+result is then a dot product of two lines along k, summed in vectors and added up at the end.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ def suits_dot(c: Contraction) -> bool:
         and c.k[0] >= 64
         and c.m * math.prod(c.outer) * math.prod(c.plane) <= MOST_ROWS
         and c.finish_along == "n"
+        and not c.pairs
     )
 
 
@@ -67,7 +68,7 @@ def emit_dot(module: Module, c: Contraction, target: Target) -> Emitted:
 
 def _block(f: Function, c: Contraction, place: Place, results: Value, width: int) -> None:
     """`width` columns of all rows: sums into `results`, then one vector a row is finished."""
-    assert isinstance(c.a, Packed) and isinstance(c.b, Packed) and place.n is not None
+    assert isinstance(c.a, Packed) and isinstance(c.b, Packed)
     columns = min(_COLUMNS, width)
     rows = [c.a.lines(f, place.at(m=f.as_value(m))) for m in range(c.m)]
     with f.for_range(0, width, columns, vectorize=False, unroll=1) as group:

@@ -101,7 +101,7 @@ class TileWriter:
         )
         signed = c.a.signed if isinstance(c.a, Direct) else True
         code = TileCode(
-            tile, c.element, self.a_type, self.b_type, self.a_step, loops, signed, loads
+            tile, c.element, self.a_type, self.b_type, self.a_step, loops, signed, loads, c.pairs
         )
         sums = emit_tile(f, code, a, b)
         if not plan.in_blocks:

@@ -1,7 +1,7 @@
 """Copying the sides of a contraction into scratch, in the order in which a tile reads them.
 
-B becomes panels: for each panel of tile columns, k rows of `columns` elements. A becomes rows of k elements
-(read along k) or, where it is computed along m, k rows of `block_rows` elements.
+B becomes panels: for each panel of tile columns, k rows of `columns` elements. A becomes rows of k
+elements (read along k) or, where it is computed along m, k rows of `block_rows` elements.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ def k_nest(
     starts: Sequence[Operand],
     body: Callable[[tuple[Value, ...], Value], None],
 ) -> None:
-    """Loops over all of k but the innermost; `body(indices, flat)` with flat = position of the row so far."""
+    """Loops over `extents`: `body(indices, flat)` with flat = row-major position."""
 
     def level(n: int, indices: tuple[Value, ...], flat: Value) -> None:
         if n == len(extents):
@@ -35,12 +35,12 @@ def k_nest(
 def _masked_chunks(
     f: Function, extent: Operand, width: int, body: Callable[[Value, Value | None], None]
 ) -> None:
-    """Vectors along an axis: whole ones in a loop, then one with a mask if the extent leaves a rest."""
+    """Vectors along an axis: whole ones, then one with a mask if the extent leaves a rest."""
     if isinstance(extent, int):
         whole = extent // width * width
         if whole <= 4 * width:
-            for i in range(0, whole, width):
-                body(f.as_value(i), None)
+            for start in range(0, whole, width):
+                body(f.as_value(start), None)
         else:
             with f.for_range(0, whole, width, vectorize=False, unroll=1) as i:
                 body(i, None)
@@ -141,7 +141,7 @@ def _panel_along_k(
     extents: Sequence[Operand],
     starts: Sequence[Operand],
 ) -> None:
-    """Read `width` columns along one loop over k, transpose them in registers, store rows of the panel."""
+    """Read `width` columns along one loop over k, transpose them, store rows of the panel."""
     size = byte_size(c.element)
     axis = side.axis % len(extents)
     steps = [math.prod(c.k[i + 1 :]) for i in range(len(c.k))]

@@ -70,7 +70,7 @@ def _round_up(value: int, unit: int) -> int:
 
 
 def _even_chunk(total: int, limit: int, unit: int = 1) -> int:
-    """A chunk of at most `limit` (a multiple of `unit`) that divides the total as evenly as can be."""
+    """A chunk of at most `limit` (a multiple of `unit`) that divides the total evenly."""
     limit = max(unit, limit // unit * unit)
     count = -(-total // limit)
     return min(_round_up(-(-total // count), unit), _round_up(total, unit))
@@ -97,22 +97,13 @@ def make_plan(c: Contraction, target: Target, tile: Tile | None = None) -> Plan:
     if isinstance(c.b, Packed):
         budget = max(1, (target.l2_bytes * 5 // 8) // max(1, k_block * tile.columns * size))
         chunk_panels = _even_chunk(chunk_panels, min(chunk_panels, budget))
-    block_rows = chunk_rows
-    pack_a = a_stride = 0
-    if isinstance(c.a, Packed):
-        budget = max(tile.rows, (target.l2_bytes // 4) // max(1, k_block * size))
-        block_rows = _even_chunk(chunk_rows, min(chunk_rows, budget), tile.rows)
-        # One line more than a multiple of 64 bytes, against conflicts in a cache set.
-        line = 64 // size
-        a_stride = _round_up(k_block if c.a.along == "k" else block_rows, line) + line
-        pack_a = a_stride * (block_rows if c.a.along == "k" else k_block) * size
-    elif isinstance(c.a, Window):
-        pack_a = c.a.elements_needed * size + 64
-    pack_b = chunk_panels * tile.columns * k_block * size if isinstance(c.b, Packed) else 0
     partial = 0
     if k_blocks > 1 and k_splits == 1:
-        points = chunk_outer * math.prod(c.plane) * _round_up(chunk_rows, tile.rows)
-        partial = points * chunk_panels * tile.columns * size
+        row = chunk_panels * tile.columns * size
+        chunk_outer, chunk_rows = _limit_rows(c, tile, chunk_outer, chunk_rows, _SUM_BYTES // row)
+        partial = chunk_outer * math.prod(c.plane) * _round_up(chunk_rows, tile.rows) * row
+    block_rows, a_stride, pack_a = _packed_a(c, tile, target, chunk_rows, k_block)
+    pack_b = chunk_panels * tile.columns * k_block * size if isinstance(c.b, Packed) else 0
     items = (
         k_splits
         * math.prod(c.batch)
@@ -142,6 +133,33 @@ def make_plan(c: Contraction, target: Target, tile: Tile | None = None) -> Plan:
     )
 
 
+def _limit_rows(c: Contraction, tile: Tile, outer: int, rows: int, most: int) -> tuple[int, int]:
+    """Chunks of outer points and rows with at most `most` rows of partial sums, if they can."""
+    planes = math.prod(c.plane)
+    if outer * planes * rows > most:
+        outer = _even_chunk(outer, max(1, most // (planes * rows)))
+    if outer * planes * rows > most:
+        rows = _even_chunk(rows, max(tile.rows, most // planes), tile.rows)
+    return outer, rows
+
+
+def _packed_a(
+    c: Contraction, tile: Tile, target: Target, chunk_rows: int, k_block: int
+) -> tuple[int, int, int]:
+    """Rows of A prepared at a time, their stride in elements, and the bytes that takes."""
+    size = byte_size(c.element)
+    if isinstance(c.a, Window):
+        return chunk_rows, 0, c.a.elements_needed * size + 64
+    if isinstance(c.a, Direct):
+        return chunk_rows, 0, 0
+    budget = max(tile.rows, (target.l2_bytes // 4) // max(1, k_block * size))
+    rows = _even_chunk(chunk_rows, min(chunk_rows, budget), tile.rows)
+    # One line more than a multiple of 64 bytes, against conflicts in a cache set.
+    line = 64 // size
+    stride = _round_up(k_block if c.a.along == "k" else rows, line) + line
+    return rows, stride, stride * (rows if c.a.along == "k" else k_block) * size
+
+
 def _choose_k_chunk(c: Contraction, tile: Tile, target: Target, k_inner: int) -> int:
     """Block k so that a panel of B stays in the first-level cache, unless all of k nearly fits."""
     size = byte_size(c.element)
@@ -149,7 +167,9 @@ def _choose_k_chunk(c: Contraction, tile: Tile, target: Target, k_inner: int) ->
     total = c.k[0] * k_inner
     if isinstance(c.b, Direct) and c.m * math.prod(c.outer) <= 2 and len(c.k) == 1:
         # B is read once: a few whole rows at a time, which the hardware sees coming.
-        return _even_chunk(c.k[0], ROWS) if c.b.k_steps[0] * size >= 2048 else max(1, c.k[0])
+        return (
+            _even_chunk(c.k[0], _STREAMED_ROWS) if c.b.k_steps[0] * size >= 2048 else max(1, c.k[0])
+        )
     # Where A is a small window, only B is big: it may come from the second-level cache.
     limit = depth * (2 if isinstance(c.a, Packed) or not c.outer else 8)
     if total <= limit or isinstance(c.b, Direct):
@@ -159,7 +179,8 @@ def _choose_k_chunk(c: Contraction, tile: Tile, target: Target, k_inner: int) ->
     return _even_chunk(c.k[0], depth // k_inner, 4 if k_inner == 1 else 1)
 
 
-ROWS = 32
+_STREAMED_ROWS = 32  # rows of B read in place at a time, when each is used once
+_SUM_BYTES = 8 << 20  # most that partial sums of a thread should take
 _SPLIT_BYTES = 8 << 20  # most that partial results of a split k may take
 
 

@@ -1,4 +1,4 @@
-"""Splitting k among threads, when the result is too small to divide: partial results, then their sum."""
+"""Splitting k among threads when the result is too small to divide: partial results, their sum."""
 
 from __future__ import annotations
 
@@ -57,6 +57,5 @@ def _column(f: Function, c: Contraction, plan: Plan, place: Place, start: Value)
         part = f.load(kind, f.gep(c.element, start, f.mul(loop.index, step)), align=align)
         add = f.fadd if c.element in ("float", "double") else f.add
         loop.next([add(loop.carried[0], part)])
-    assert place.n is not None
     mask = None if c.n % width == 0 else f.lane_mask(f.sub(c.n, place.n), width)
     c.finish(f, place, loop.results[0], mask, "n")

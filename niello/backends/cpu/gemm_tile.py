@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from niello.backends.cpu.gemm_pairs import UNIT, multiply_add_pairs
 from niello.backends.cpu.llvm_text import Function, Operand, Value, byte_size, constant, vector
 
 _UNROLLED_MULTIPLY_ADDS = 192  # body size up to which a short k loop is written out in full
@@ -59,8 +60,8 @@ Rows = tuple[int, int]
 class KLoop:
     """One loop over k: how often, and by how many elements A and B advance per step.
 
-    `live`, where it is known, gives for each step the rows [first, last) of the tile whose element of A
-    is not zero; the loop is then written out, with multiply-adds for those rows only.
+    `live`, where it is known, gives for each step the rows [first, last) of the tile whose element
+    of A is not zero; the loop is then written out, with multiply-adds for those rows only.
     """
 
     extent: Operand
@@ -118,7 +119,7 @@ class TileCode:
     loops: Sequence[KLoop]
     signed: bool = True
     masks: Sequence[Value | None] = ()
-    prefetch: int = 0  # bytes ahead of B to prefetch; 0: leave it to the hardware
+    pairs: str = ""  # bfloat or i16: operands are pairs along k, see gemm_pairs
 
 
 Registers = list[Value]
@@ -200,7 +201,7 @@ def _innermost(
 
 
 def _unroll(extent: int, size: int) -> int:
-    """Steps per loop trip: a divisor of the extent where there is one, a power of two if unknown."""
+    """Steps per loop trip: a divisor of the extent where it has one; 0: not known."""
     limit = max(2, _UNROLLED_MULTIPLY_ADDS // size)
     if extent == 0:
         return 4 if limit >= 4 else 2
@@ -242,7 +243,7 @@ def _steps(
     rows: Rows,
 ) -> Registers:
     tile, kind = code.tile, vector(code.accumulate, code.tile.width)
-    stored = vector(code.b_type, tile.width)
+    stored = vector(UNIT if code.pairs else code.b_type, tile.width)
     acc = list(acc)
     align_b = byte_size(code.b_type)
     for step in range(count):
@@ -254,13 +255,17 @@ def _steps(
                 loaded = f.load(stored, p, align=align_b)
             else:
                 loaded = f.masked_load(stored, p, mask, align=align_b)
-            columns.append(_convert(f, loaded, code.accumulate, code.signed))
-            if code.prefetch:
-                f.prefetch(f.gep("i8", p, code.prefetch))
+            if not code.pairs:
+                loaded = _convert(f, loaded, code.accumulate, code.signed)
+            columns.append(loaded)
         for r in range(*rows):
             p = _advance(f, a, step * here.a_stride + r * code.a_row_stride, code.a_type)
-            scalar = _convert(f, f.load(code.a_type, p), code.accumulate, code.signed)
-            spread = f.splat(scalar, kind)
+            if code.pairs:
+                unit = f.load(UNIT, p, align=byte_size(code.a_type))
+                spread = f.splat(unit, vector(UNIT, tile.width))
+            else:
+                scalar = _convert(f, f.load(code.a_type, p), code.accumulate, code.signed)
+                spread = f.splat(scalar, kind)
             for v in range(tile.vectors):
                 n = (r - rows[0]) * tile.vectors + v
                 acc[n] = _multiply_add(f, code, spread, columns[v], acc[n])
@@ -268,6 +273,8 @@ def _steps(
 
 
 def _multiply_add(f: Function, code: TileCode, a: Value, b: Value, c: Value) -> Value:
+    if code.pairs:
+        return multiply_add_pairs(f, code.pairs, a, b, c)
     if code.accumulate in ("float", "double"):
         return f.multiply_add(a, b, c)
     return f.add(f.mul(a, b), c)

@@ -6,12 +6,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from niello.backends.cpu.llvm_memory import Memory
 from niello.backends.cpu.llvm_types import Operand, Value
 
 
 @dataclass
 class Loop:
-    """A running loop: ``index`` and ``carried`` inside it, ``results`` after it; call ``next`` once."""
+    """A loop: ``index`` and ``carried`` inside, ``results`` after it; call ``next`` once."""
 
     index: Value
     carried: list[Value]
@@ -25,8 +26,8 @@ class Loop:
         self._next = list(values)
 
 
-class ControlFlow:
-    """What :class:`niello.backends.cpu.llvm_text.Function` has of structured control flow."""
+class ControlFlow(Memory):
+    """Adds structured control flow."""
 
     # --- control flow
 
@@ -65,17 +66,17 @@ class ControlFlow:
 
         After the loop, ``loop.results`` are the last values given (or ``carry`` if it never ran).
         """
-        start, stop, step = self.as_value(start), self.as_value(stop), self.as_value(step)
+        first, stop, step = self.as_value(start), self.as_value(stop), self.as_value(step)
         before = self.current
         body, done = self.block(name), self.block(f"{name}_end")
-        entered = self.icmp("slt", start, stop)
+        entered = self.icmp("slt", first, stop)
         if entered.const == 1:
             self.br(body)
         else:
             self.cond_br(entered, body, done)
         self.enter(body)
         self._count += 1
-        index = Value(f"%i{self._count}", start.type)
+        index = Value(f"%i{self._count}", first.type)
         phis = [index]
         for value in carry:
             self._count += 1
@@ -92,7 +93,7 @@ class ControlFlow:
         if unroll is not None or not vectorize:
             number = self.module._loop_metadata(unroll, vectorize)
         self.cond_br(self.icmp("slt", advanced, stop), body, done, number)
-        heads = zip(phis, [start, *carry], [advanced, *following], strict=True)
+        heads = zip(phis, [first, *carry], [advanced, *following], strict=True)
         top.lines[:0] = [
             f"{p.text} = phi {p.type} [ {a.text}, %{before} ], [ {b.text}, %{latch} ]"
             for p, a, b in heads

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from niello.backends.cpu.llvm_build import Instructions
 from niello.backends.cpu.llvm_types import (
     Operand,
     Value,
@@ -17,13 +18,13 @@ from niello.backends.cpu.llvm_types import (
 )
 
 
-class Memory:
-    """What :class:`niello.backends.cpu.llvm_text.Function` has of memory and vector instructions."""
+class Memory(Instructions):
+    """Adds memory and vector instructions."""
 
     # --- memory
 
     def gep(self, type: str, pointer: Value, index: Operand, *, inbounds: bool = True) -> Value:
-        """Address of element ``index`` of an array of ``type`` (vector index: vector of pointers)."""
+        """Address of element ``index`` of an array of ``type`` (of several: vector)."""
         index = self.as_value(index)
         if index.const == 0:
             return pointer
@@ -32,7 +33,7 @@ class Memory:
         return self._value(result, f"getelementptr {word}{type}, {pointer}, {index}")
 
     def load(self, type: str, pointer: Value, *, align: int = 0, invariant: bool = False) -> Value:
-        """Load a ``type``; ``align`` in bytes, natural if 0; ``invariant``: memory never changes."""
+        """Load a ``type``; ``align`` in bytes, natural if 0; ``invariant``: it never changes."""
         tail = f", align {align}" if align else ""
         if invariant:
             tail += f", !invariant.load !{self.module.metadata('!{}')}"
@@ -50,7 +51,7 @@ class Memory:
     def masked_load(
         self, type: str, pointer: Value, mask: Value, *, align: int, other: Value | None = None
     ) -> Value:
-        """Load the lanes where ``mask`` holds; the others are ``other`` (zero) and touch no memory."""
+        """Load the lanes where ``mask`` holds; others are ``other`` (zero) and touch no memory."""
         name = f"llvm.masked.load.{mangle(type)}.p0"
         other = other or constant(0, type)
         self.module.declare(name, type, ["ptr", "i32 immarg", mask.type, type])

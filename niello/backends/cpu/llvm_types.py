@@ -13,7 +13,7 @@ _BYTES = {"half": 2, "bfloat": 2, "float": 4, "double": 8, "ptr": 8, "i1": 1}
 
 
 class Value:
-    """A typed LLVM value: ``text`` is how an operand is written, ``const`` its Python int if known."""
+    """A typed LLVM value: ``text`` is how it is written, ``const`` its Python int if known."""
 
     __slots__ = ("const", "text", "type")
 
@@ -105,7 +105,7 @@ def _bfloat_bits(value: float) -> int:
     if math.isnan(value):
         return 0x7FC0
     try:
-        bits = struct.unpack("<I", struct.pack("<f", value))[0]
+        bits = int.from_bytes(struct.pack("<f", value), "little")
     except OverflowError:
         return 0x7F80 if value > 0 else 0xFF80
     return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16) & 0xFFFF

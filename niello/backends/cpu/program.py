@@ -168,7 +168,8 @@ class _Writer:
         """First byte and number of bytes of this thread's share of a buffer."""
         self.threads = max(self.threads, -(-bytes // _PIECE))
         pieces = -(-bytes // _PIECE)
-        each = run.udiv(run.add(run.sub(run.argument("threads"), 1), pieces), run.argument("threads"))
+        threads = run.argument("threads")
+        each = run.udiv(run.add(run.sub(threads, 1), pieces), threads)
         size = run.mul(each, _PIECE)
         start = run.smin(run.mul(run.argument("thread"), size), bytes)
         return start, run.sub(run.smin(run.add(start, size), bytes), start)
@@ -202,7 +203,7 @@ class _Writer:
 
 
 _SYNCHRONISE = """
-define internal void @niello_synchronise(ptr %barrier, i64 %thread, i64 %threads) nounwind noinline {
+define internal void @niello_synchronise(ptr %barrier, i64 %thread, i64 %threads) nounwind {
   %several = icmp sgt i64 %threads, 1
   br i1 %several, label %wait, label %done
 wait:

@@ -38,7 +38,7 @@ def convert(f: Function, target: CpuTarget, x: Value, source: DType, wanted: DTy
 
 
 def _float_to_integer(f: Function, x: Value, wanted: DType) -> Value:
-    # Narrow and unsigned types go through a wider signed one: out of range they wrap, as NumPy's do.
+    # Narrow and unsigned types go through a wider signed one: beyond their range they wrap.
     through = "i64" if wanted.bits == 64 or (wanted.bits == 32 and wanted.kind == "uint") else "i32"
     name = "fptoui" if wanted.bits == 64 and wanted.kind == "uint" else "fptosi"
     result = with_element(x.type, through)

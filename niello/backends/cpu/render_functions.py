@@ -40,7 +40,8 @@ def emit_function(
 def _arithmetic(name: str) -> Handler:
     def handler(f: Function, dtype: DType, args: list[Value]) -> Value:
         a, b = args
-        return getattr(f, "f" + name if dtype.is_float else name)(a, b)
+        result: Value = getattr(f, "f" + name if dtype.is_float else name)(a, b)
+        return result
 
     return handler
 
@@ -81,7 +82,8 @@ def _minmax(name: str) -> Handler:
             return chosen if _not_nan(a) else f.select(f.fcmp("uno", a, a), a, chosen)
         if dtype is bool_:
             return f.and_(a, b) if name == "min" else f.or_(a, b)
-        return getattr(f, ("s" if dtype.kind == "int" else "u") + name)(a, b)
+        result: Value = getattr(f, ("s" if dtype.kind == "int" else "u") + name)(a, b)
+        return result
 
     return handler
 
@@ -108,7 +110,8 @@ def _compare(name: str) -> Handler:
 
 def _bitwise(name: str) -> Handler:
     def handler(f: Function, dtype: DType, args: list[Value]) -> Value:
-        return getattr(f, name)(*args)
+        result: Value = getattr(f, name)(*args)
+        return result
 
     return handler
 
@@ -140,7 +143,7 @@ def _mulhi(f: Function, dtype: DType, args: list[Value]) -> Value:
 
 
 def _float_truncmod(f: Function, dtype: DType, args: list[Value]) -> Value:
-    return f.frem(*args)
+    return f.frem(args[0], args[1])
 
 
 def _round_by_hand(f: Function, name: str, dtype: DType, x: Value) -> Value:
@@ -161,9 +164,7 @@ def _round_by_hand(f: Function, name: str, dtype: DType, x: Value) -> Value:
     return f.select(f.fcmp("olt", size, magic), whole, x)
 
 
-def divide(
-    f: Function, name: str, dtype: DType, a: Value, b: Value, *, plain: bool
-) -> Value:
+def divide(f: Function, name: str, dtype: DType, a: Value, b: Value, *, plain: bool) -> Value:
     """Integer truncdiv, truncmod, floordiv or floormod; by zero gives 0.
 
     `plain` says that a is not negative and b is positive.
@@ -211,7 +212,7 @@ def _signed_divide(f: Function, name: str, a: Value, b: Value) -> Value:
 def float_floor_divide(
     f: Function, target: CpuTarget, name: str, dtype: DType, a: Value, b: Value
 ) -> Value:
-    """floordiv of floats, floor(a / b), and floormod, a - floor(a / b) * b, which is 0 for b = 0."""
+    """floordiv of floats, floor(a / b), or floormod, a - floor(a / b) * b with 0 for b = 0."""
     quotient = emit_function(f, target, "floor", dtype, [f.fdiv(a, b)])
     if name == "floordiv":
         return quotient

@@ -6,10 +6,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from niello.backends.cpu.llvm_text import Value
+from niello.backends.cpu.llvm_text import Value, constant
 from niello.backends.cpu.render_interleave import Interleaved, strands_of
 from niello.backends.cpu.render_loops import Rest, nest, share, sweep, unravel, worth_unrolling
-from niello.backends.cpu.render_memory import store
+from niello.backends.cpu.render_memory import address, store
 from niello.backends.cpu.render_reduce import (
     Accumulator,
     fitting_width,
@@ -20,13 +20,17 @@ from niello.backends.cpu.render_tile import Tiles, square_of
 from niello.backends.cpu.render_types import vector_bytes
 from niello.backends.cpu.vectors import Emitter, Scope
 from niello.codegen.access import cost, lane_bytes, lane_cost, narrowest_bytes, store_roots
+from niello.codegen.collapse import rename
 from niello.codegen.plan import Nest
 from niello.codegen.rows import Phase
-from niello.kernel.ir import Expr, Range, Store
+from niello.core.dtypes import int64
+from niello.kernel.bounds import affine
+from niello.kernel.ir import Expr, Range, Store, const
 
 GRAIN = 8192  # instructions' worth of work below which another thread is not worth waking
 _BLOCK = 4096  # elements of a long row that make one unit of work where there are few rows
 _ENOUGH_UNITS = 64
+_AROUND_CACHES = 32 << 20  # bytes of results that would push everything else out of the caches
 
 
 @dataclass(frozen=True)
@@ -75,7 +79,10 @@ class _Nest:
         if lanes.range is not None and not outer:
             grain = -(-_grain(self.work / lanes.width) // 64) * 64
             first, end = share(em, lanes.range.extent, grain, thread, threads)
-            self.vectors(scope, first, end)
+            if self._streams(lanes):
+                self._around_caches(scope, first, end)
+            else:
+                self.vectors(scope, first, end)
             return -(-lanes.range.extent // grain)
         shared = _shared_prefix(outer)
         blocks = 1 if lanes.range is None else _blocks(shared, lanes.range)
@@ -116,6 +123,38 @@ class _Nest:
 
         nest(em, inner, [here], self.roots, [], row, inner=below)
 
+    def _streams(self, lanes: _Lanes) -> bool:
+        """Whether the results are contiguous and too large to be found in a cache later."""
+        assert lanes.range is not None
+        sizes = [lanes.range.extent * s.param.dtype.itemsize for s in self.this.stores]
+        return (
+            self.em.target.architecture == "x86_64"
+            and sum(sizes) >= _AROUND_CACHES
+            and all(
+                s.gate is None and affine(s.index).stride(lanes.range) == 1
+                for s in self.this.stores
+            )
+        )
+
+    def _around_caches(self, scope: Scope, first: Value, end: Value) -> None:
+        """Store without reading what is overwritten; needs whole, aligned vectors."""
+        em, f = self.em, self.em.f
+        misaligned: Value = constant(0)
+        for s in self.this.stores:
+            # Lanes start at multiples of 64 elements: the alignment is that of the first element.
+            pointer = address(em, s.param, em.value(_first(s, self.lanes.range), scope))
+            number = f.emit("i64", f"ptrtoint {pointer} to i64")
+            misaligned = f.or_(misaligned, f.and_(number, vector_bytes(em.target) - 1))
+        with f.if_else(f.icmp("eq", misaligned, 0)) as branches:
+            with branches.then():
+                em.nontemporal = True
+                self.vectors(scope, first, end)
+                em.nontemporal = False
+                f.module.declare("llvm.x86.sse.sfence", "void", [])
+                f.line("call void @llvm.x86.sse.sfence()")
+            with branches.otherwise():
+                self.vectors(scope, first, end)
+
     def vectors(self, scope: Scope, start: Value | int, stop: Value | int) -> None:
         """Sweep the lanes' range and run the phases on every vector."""
         lanes = self.lanes
@@ -140,6 +179,12 @@ class _Nest:
                 if phase.ranges:
                     self.em.hoist(phase.roots, scope, phase.ranges)
             run_phase(self.em, phase, scopes)
+
+
+def _first(store: Store, lanes: Range | None) -> Expr:
+    """Index of the first element that a store over one range writes."""
+    assert lanes is not None
+    return rename(store.index, {lanes: const(0, int64)})  # type: ignore[return-value]
 
 
 def this_ranges(this: Nest) -> list[Range]:

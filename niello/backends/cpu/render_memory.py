@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from niello.backends.cpu.llvm_text import Value, constant, vector, with_element
+from niello.backends.cpu.llvm_text import Value, byte_size, constant, vector, with_element
 from niello.backends.cpu.render_functions import emit_function
 from niello.backends.cpu.render_types import has_gather, memory_type, register_type
 from niello.core.dtypes import DType, bool_
@@ -135,7 +135,7 @@ def _contiguous(
 def _picked(
     em: Emitter, node: Load, scope: Scope, gate: Value | None, stride: int
 ) -> Value:
-    """Every second (third, ...) element out of contiguous vectors, reading nothing beyond the last."""
+    """Every second (third, ...) element out of contiguous vectors; nothing beyond is read."""
     f, dtype, width = em.f, node.param.dtype, scope.width
     pointer = _guarded(em, address(em, node.param, em.scalar(node.index, scope)), gate)
     kind = memory_type(dtype)
@@ -235,10 +235,12 @@ def store(em: Emitter, node: Store, value: Value, scope: Scope) -> None:
             pointer = f.gep(memory_type(dtype), pointer, 1 - scope.width, inbounds=False)
             data = f.shuffle(data, None, backwards)
             mask = None if mask is None else f.shuffle(mask, None, backwards)
-        if mask is None:
-            f.store(data, pointer, align=dtype.itemsize)
-        else:
+        if mask is not None:
             f.masked_store(data, pointer, mask, align=dtype.itemsize)
+        elif em.nontemporal:
+            f.store(data, pointer, align=byte_size(data.type), nontemporal=True)
+        else:
+            f.store(data, pointer, align=dtype.itemsize)
     elif stride == 0:
         raise CompilerBug("cpu renderer", "all lanes store to one element", received=node.index)
     else:

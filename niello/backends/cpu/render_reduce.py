@@ -75,7 +75,7 @@ class Accumulator:
         if counted is not None and lanes(value.type) > 1:
             identity = constant(reduce_identity(self.op, self.dtype), value.type)
             value = em.f.select(counted, value, identity)
-        # The new value first: then only one instruction of a NaN-keeping maximum waits for the state.
+        # The new value first: then little of a maximum that keeps NaN waits for the state.
         return [self._combine(value, state[0])]
 
     def _shaped(self, value: Value, like: Value) -> Value:
@@ -100,10 +100,7 @@ class Accumulator:
         em, f = self.em, self.em.f
         value = self._shaped(em.value(self.body, scope), state[0])
         position = self._position()
-        if not is_narrow(position):
-            where = em.value(position, scope)
-        else:
-            where = em.narrow(position, scope)
+        where = (em.narrow if is_narrow(position) else em.value)(position, scope)
         where = self._shaped(where, state[1])
         better = self._better(value, state[0])
         counted = scope.mask or scope.counted

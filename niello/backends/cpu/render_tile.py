@@ -152,5 +152,3 @@ class Tiles:
             made = [em.value(s.value, at) for s in self.stores]
             for s, value in zip(self.stores, made, strict=True):
                 store(em, s, value, at)
-
-

@@ -6,14 +6,14 @@ from niello.backends.cpu.jit import CpuTarget
 from niello.backends.cpu.llvm_text import Module, Value, element_type, mangle
 from niello.backends.cpu.render_functions import call_library
 from niello.codegen.transcendental import FUNCTIONS
-from niello.core.dtypes import float32
+from niello.core.dtypes import float32, int64
 from niello.core.errors import CompilerBug
 from niello.kernel import ir
 from niello.kernel.ir import Expr, Load, Param
 
 # Stand for the arguments of an expansion; no buffer is ever read through them.
 _ARGUMENTS: tuple[Expr, ...] = tuple(
-    Load(Param(-1 - n, float32, 1, False), ir.const(0, ir.int64), None) for n in range(3)
+    Load(Param(-1 - n, float32, 1, False), ir.const(0, int64), None) for n in range(3)
 )
 
 

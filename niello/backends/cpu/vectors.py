@@ -16,9 +16,8 @@ from niello.backends.cpu.llvm_text import Function, Value, constant, vector
 from niello.backends.cpu.render_casts import convert
 from niello.backends.cpu.render_types import register_type
 from niello.codegen.plan import Partial
-from niello.core.dtypes import DType, bool_, float32, int64
+from niello.core.dtypes import DType, bool_, float32, int32, int64, uint32
 from niello.core.errors import CompilerBug
-from niello.kernel import ir
 from niello.kernel.bounds import interval
 from niello.kernel.ir import (
     ArgReduce,
@@ -58,11 +57,14 @@ class Scope:
         self.parent = parent
         self.ranges: dict[Range, Value] = dict(parent.ranges) if parent else {}
         self.ranges.update(ranges or {})
-        inherits = parent is not None and vector is None
-        self.vector = parent.vector if inherits else vector  # type: ignore[union-attr]
-        self.width = parent.width if inherits else width  # type: ignore[union-attr]
-        self.mask = parent.mask if inherits and mask is None else mask  # type: ignore[union-attr]
-        self.counted: Value | None = parent.counted if inherits else None  # type: ignore[union-attr]
+        self.vector: Range | None = vector
+        self.width: int = width
+        self.mask: Value | None = mask
+        self.counted: Value | None = None
+        if parent is not None and vector is None:
+            self.vector, self.width = parent.vector, parent.width
+            self.mask = parent.mask if mask is None else mask
+            self.counted = parent.counted
         self.values: dict[Expr, Value] = {}
         self.scalars: dict[Expr, Value] = {}  # lane 0 of what depends on the lanes' range
 
@@ -117,6 +119,7 @@ class Emitter:
         self.target = target
         self.pointers = dict(pointers)
         self._reduce = reduce
+        self.nontemporal = False  # whether vectors are stored around the caches
         # Buffers of one row that hold a vector for each point when lanes run over the rows.
         self.row_params: set[Param] = set()
         # Partial results of all threads: address of the first thread's, bytes to the next one's.
@@ -147,7 +150,7 @@ class Emitter:
         return self.f.splat(value, vector(value.type, scope.width))
 
     def hoist(self, exprs: Iterable[Expr], scope: Scope, inner: Iterable[Range]) -> None:
-        """Write now, outside of loops over `inner`, everything in `exprs` that they do not change."""
+        """Write now, outside of loops over `inner`, what of `exprs` they do not change."""
         seen: set[tuple[Expr, frozenset[Range]]] = set()
         stack = [(e, frozenset(inner)) for e in exprs]
         while stack:
@@ -200,9 +203,8 @@ class Emitter:
             return self.f.cast("sext", self.narrow(node, scope), "i64")
         if isinstance(node, Range):
             return self._range(node, scope, wide)
-        operands = [find(c) for c in _operands(node)]
-        operands = self._aligned(operands)  # type: ignore[arg-type]
-        return self._apply(node, operands, scope, wide)  # type: ignore[arg-type]
+        known = [value for c in _operands(node) if (value := find(c)) is not None]
+        return self._apply(node, self._aligned(known), scope, wide)
 
     def _aligned(self, values: Sequence[Value]) -> list[Value]:
         """The values with scalars spread over the lanes of the vectors among them."""
@@ -282,7 +284,7 @@ class Emitter:
     # --- 32-bit index arithmetic
 
     def narrow(self, node: Expr, scope: Scope) -> Value:
-        """An int64 expression whose values fit 32 bits (is_narrow), as i32, in lanes if it varies."""
+        """An int64 expression that fits 32 bits (is_narrow) as i32, in lanes if it varies."""
         if not scope.varies(node):
             return self.f.cast("trunc", self.value(node, scope), "i32")
         known = scope.scalars.get((node, 32))  # type: ignore[call-overload]
@@ -313,7 +315,7 @@ class Emitter:
 
 
 _COMPOSED = (Reduce, ArgReduce, Contract, Partial)
-_INT32 = ir.dtypes.int32
+_INT32 = int32
 _DIVISIONS = ("truncdiv", "truncmod", "floordiv", "floormod")
 _COMPARISONS = ("lt", "le", "eq", "ne")
 _NARROW_FUNCTIONS = frozenset(("add", "sub", "mul", "neg", "min", "max", "where", *_DIVISIONS))
@@ -336,8 +338,8 @@ def _is_narrow(expr: Expr) -> bool:
     if isinstance(expr, (Range, Const)):
         return True
     if isinstance(expr, Cast):
-        return not expr.x.dtype.is_float and expr.x.dtype.bits <= 32 and expr.x.dtype is not (
-            ir.dtypes.uint32
+        return (
+            not expr.x.dtype.is_float and expr.x.dtype.bits <= 32 and expr.x.dtype is not (uint32)
         )
     if isinstance(expr, Fn) and expr.name in _NARROW_FUNCTIONS:
         return all(a.dtype is bool_ or is_narrow(a) for a in expr.args)

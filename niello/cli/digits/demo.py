@@ -70,6 +70,13 @@ class StopRequest:
 
 def run(options: Options, console: Console) -> int:
     """Run the demo; returns the exit status."""
+    if not 0 < options.target_accuracy <= 1:
+        raise errors.ConfigError(
+            "--target-accuracy",
+            "must be a share, more than 0 and at most 1",
+            received=options.target_accuracy,
+            advice="0.99 means 99 of 100 held-out images",
+        )
     digits = data.bundled() if options.data is None else data.from_directory(options.data)
     compiling = nl.CompileOptions(threads=options.threads)
     settings = Settings(
@@ -113,37 +120,20 @@ def run(options: Options, console: Console) -> int:
 def train(trainer: Trainer, options: Options, stop: StopRequest, console: Console) -> bool:
     """Epoch by epoch, up to the target accuracy; False when interrupted."""
     progress = trainer.progress
-    if not 0 < options.target_accuracy <= 1:
-        raise errors.ConfigError(
-            "--target-accuracy",
-            "must be a share, more than 0 and at most 1",
-            received=options.target_accuracy,
-            advice="0.99 means 99 of 100 held-out images",
-        )
-    bar = Progress(
-        TextColumn("epoch {task.fields[epoch]}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("loss {task.fields[loss]}"),
-        TextColumn("{task.fields[rate]} images/s"),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    )
-    while progress.epoch < options.last_epoch:
-        if progress.accuracies and progress.accuracies[-1] >= options.target_accuracy:
-            break
+    bar = _bar(console)
+    while progress.epoch < options.last_epoch and not _reached(trainer, options):
         started, first = time.perf_counter(), progress.step
         with bar:
-            task = bar.add_task(
-                "", total=trainer.steps, completed=first, epoch=progress.epoch + 1, loss="", rate=""
-            )
+            task = bar.add_task("", total=trainer.steps, epoch=progress.epoch + 1, loss="", rate="")
 
-            def show(loss: float, task=task, started=started, first=first) -> None:  # type: ignore[no-untyped-def]
-                made = (progress.step - first) * options.batch
-                rate = f"{made / (time.perf_counter() - started):.0f}"
-                bar.update(task, completed=progress.step, loss=f"{loss:.4f}", rate=rate)
+            def show(loss: float) -> None:
+                rate = (progress.step - first) * options.batch / (time.perf_counter() - started)  # noqa: B023
+                bar.update(
+                    task,  # noqa: B023
+                    completed=progress.step,
+                    loss=f"{loss:.4f}",
+                    rate=f"{rate:.0f}",
+                )
 
             whole = trainer.run_epoch(show, stop)
             bar.remove_task(task)
@@ -155,9 +145,28 @@ def train(trainer: Trainer, options: Options, stop: StopRequest, console: Consol
             f"accuracy {progress.accuracies[-1]:.2%}   {seconds:.1f} s   "
             f"{(trainer.steps - first) * options.batch / seconds:.0f} images/s"
         )
-    if progress.accuracies and progress.accuracies[-1] >= options.target_accuracy:
+    if _reached(trainer, options):
         console.print(f"Reached the target accuracy of {options.target_accuracy:.2%}")
     return True
+
+
+def _reached(trainer: Trainer, options: Options) -> bool:
+    measured = trainer.progress.accuracies
+    return bool(measured) and measured[-1] >= options.target_accuracy
+
+
+def _bar(console: Console) -> Progress:
+    return Progress(
+        TextColumn("epoch {task.fields[epoch]}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("loss {task.fields[loss]}"),
+        TextColumn("{task.fields[rate]} images/s"),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
 
 
 def classify_afresh(

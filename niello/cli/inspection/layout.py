@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
-SWEEPS = 12
+SWEEPS = 12  # over the order within layers
+PLACING = 40  # over horizontal places
 BEND_WIDTH = 6.0
 BEND_PULL = 4.0  # bends pull harder than nodes, so that long edges are straight
 
@@ -159,22 +160,28 @@ def _across(
         for node in layer:
             centres[node] = x + width[node] / 2
             x += width[node] + spacing.across
-    above: dict[Hashable, list[Hashable]] = {}
-    below: dict[Hashable, list[Hashable]] = {}
+    near: dict[Hashable, list[Hashable]] = {}
+    chains: dict[tuple[Hashable, Hashable], list[Hashable]] = {}
     for between in links:
         for a, b in between:
-            below.setdefault(a, []).append(b)
-            above.setdefault(b, []).append(a)
-    for sweep in range(SWEEPS):
-        down = sweep % 2 == 0
-        for layer in layers if down else reversed(layers):
+            near.setdefault(a, []).append(b)
+            near.setdefault(b, []).append(a)
+    for node in width:
+        if isinstance(node, _Bend):
+            chains.setdefault(node.edge, list(node.edge)).append(node)
+    for sweep in range(PLACING):
+        # The bends of an edge want one place, so that it is a straight line.
+        middle = {e: sum(centres[n] for n in chain) / len(chain) for e, chain in chains.items()}
+        for layer in layers if sweep % 2 == 0 else reversed(layers):
             wanted, weights = [], []
             for node in layer:
-                near = (above if down else below).get(node) or [node]
-                if sweep >= SWEEPS - 2:
-                    near = [*above.get(node, ()), *below.get(node, ())] or [node]
-                wanted.append(sum(centres[n] for n in near) / len(near))
-                weights.append(BEND_PULL if isinstance(node, _Bend) else 1.0)
+                if isinstance(node, _Bend):
+                    wanted.append(middle[node.edge])
+                    weights.append(BEND_PULL)
+                else:
+                    places = [centres[n] for n in near.get(node, [node])]
+                    wanted.append(sum(places) / len(places))
+                    weights.append(1.0)
             gaps = [
                 (width[a] + width[b]) / 2 + spacing.across
                 for a, b in zip(layer, layer[1:], strict=False)

@@ -46,9 +46,10 @@ class Model:
     memory: list[Memory]
     arena_bytes: int
     bytes_moved: int
+    source_lines: bool  # whether it helps to say where operations were made
 
 
-def model_of(executable: nl.Executable) -> Model:
+def model_of(executable: nl.Executable, *, source_lines: bool = True) -> Model:
     """Collect what is drawn."""
     graph = executable.optimised.graph
     boxes = list(_boxes(executable))
@@ -63,6 +64,7 @@ def model_of(executable: nl.Executable) -> Model:
         arena_plan(executable),
         executable.arena_bytes,
         executable.bytes_moved,
+        source_lines,
     )
 
 

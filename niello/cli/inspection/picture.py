@@ -148,7 +148,7 @@ def _inside(box: Box) -> _Drawn:
         if ends:
             edges.append((ends[min(number, len(ends) - 1)], key))
     drawn.inner = layered({k: c.size for k, c in drawn.cells.items()}, edges, INSIDE)
-    title = len(_title(box)) * (CHARACTER + 0.5) + 20
+    title = len(_title(box)) * 7.6 + 2 * PADDING
     note = len(_note(box)) * 5.6 + 20
     wide = max(drawn.inner.width + 2 * PADDING, title, note)
     drawn.size = (wide, drawn.inner.height + HEADER + 18 + PADDING)

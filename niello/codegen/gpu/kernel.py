@@ -2,7 +2,7 @@
 
     GpuKernel = name  source  launches: Launch*  scratch: bytes*
     Launch    = entry  grid  block  shared_bytes  arguments: Argument*
-    Argument  = "param" slot | "scratch" number, written
+    Argument  = slot | scratch, written
 
 A device needs nothing else: compile `source` (one translation unit), allocate the scratch buffers,
 and for each launch, in order, bind one buffer per argument and start `grid` blocks of `block`
@@ -21,29 +21,24 @@ WORD_BYTES = 4
 
 @dataclass(frozen=True)
 class Argument:
-    """One buffer of a launch: `slots` of the kernel's parameters, or the number of a scratch buffer.
+    """One buffer of a launch: the kernel parameter `slot`, or scratch buffer number `scratch`."""
 
-    Several slots share an argument when the renderer was told that they are one buffer.
-    """
-
-    slots: tuple[int, ...]  # parameters of the kernel; empty for scratch
+    slot: int | None
     scratch: int | None
     written: bool
-
-    @property
-    def slot(self) -> int:
-        """The parameter whose buffer is bound; for arguments that are no scratch."""
-        return self.slots[0]
 
 
 @dataclass(frozen=True)
 class Launch:
-    """One launch of an entry point of the source."""
+    """One launch of an entry point of the source. Arguments are passed, or bound, in order from 0.
+
+    `shared_bytes` are declared in the source itself; they are given to be compared with limits.
+    """
 
     entry: str
     grid: tuple[int, int, int]
     block: tuple[int, int, int]
-    shared_bytes: int  # static: declared in the source, given to be compared with limits
+    shared_bytes: int
     arguments: tuple[Argument, ...]
 
 
@@ -54,7 +49,7 @@ class GpuKernel:
     `launches` run in order; there is none when the kernel has no points. `scratch` holds the bytes
     of each scratch buffer: their contents need not be initialised and are not used afterwards, so
     that kernels which do not run at once may share them. Buffers are bound at multiples of
-    ALIGNMENT and are readable up to the next multiple of WORD_BYTES.
+    ALIGNMENT and belong to the kernel up to the next multiple of WORD_BYTES.
     """
 
     name: str

@@ -1,0 +1,22 @@
+"""What the shared code generation needs to know of a GPU."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class GpuTarget:
+    """Sizes of a device, and how much work a thread should get. Part of every cache key."""
+
+    threads: int = 256  # of a usual block
+    most_threads: int = 1024  # of a block
+    fill: int = 132 * 2048  # threads that the device runs at once
+    row_values: int = 32  # elements of a row that a thread keeps in registers
+    lane_bytes: int = 16  # bytes of the narrowest elements that a thread takes at once
+    most_lanes: int = 8
+    chunks: int = 2  # vectors of points that a thread of a point-wise nest works on at once
+    shared_bytes: int = 48 << 10
+    most_blocks: int = 2**31 - 1  # along the first dimension of a grid
+    most_buffers: int = 1 << 10  # of one launch
+    tile: str = "registers"  # which inner tile contractions use (see contract_tiles)
