@@ -97,3 +97,20 @@ def golden(request: pytest.FixtureRequest) -> Callable[[str, str], None]:
         assert text == path.read_text(), f"differs from {path}; --update-golden accepts it"
 
     return compare
+
+
+@pytest.fixture
+def shared_data() -> Callable[[str], Path]:
+    """`shared_data("mnist")`: a folder of real data, or a skip that says where it was looked for.
+
+    It is in $NIELLO_TEST_DATA, or in shared/data beside the checkout.
+    """
+
+    def find(name: str) -> Path:
+        chosen = os.environ.get("NIELLO_TEST_DATA")
+        folder = Path(chosen) if chosen else HERE.parents[1] / "shared" / "data"
+        if not (folder / name).is_dir():
+            pytest.skip(f"needs {folder / name}; NIELLO_TEST_DATA names another folder of data")
+        return folder / name
+
+    return find

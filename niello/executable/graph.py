@@ -12,11 +12,12 @@ from typing import Any
 
 from niello import autodiff, backends
 from niello.core.config import OPTIMISE
-from niello.core.errors import AttributeValueError, FeedError, GraphError, NielloError
+from niello.core.errors import AttributeValueError, FeedError, GraphError
 from niello.core.types import TensorType
 from niello.executable import checkpoint
 from niello.executable.compile import check, check_type, compile_graph
-from niello.executable.executable import CompletionHandler, Executable, submit, to_array
+from niello.executable.executable import CompletionHandler, Executable, submit
+from niello.executable.feed import fed_type, to_array
 from niello.graph.graph import GraphDefinition
 from niello.graph.operation import Operation
 from niello.graph.tensor import Tensor
@@ -170,7 +171,7 @@ class Graph(GraphDefinition):
         arrays: dict[Tensor, Any] = {}
         for t, value in feeds.items():
             self._check_feed(t)
-            arrays[t] = value if isinstance(value, TensorData) else to_array(value, t.type)
+            arrays[t] = value if isinstance(value, TensorData) else to_array(value, t.type, t.name)
         if len(arrays) > 1:  # one executable, in whatever order the feeds are listed
             arrays = dict(sorted(arrays.items(), key=lambda item: item[0].operation.number))
         return arrays
@@ -198,7 +199,7 @@ class Graph(GraphDefinition):
                 "targets must be tensors, and target operations operations",
                 received=f"{targets!r} and {operations!r}",
             ) from None
-        types = {t: fed_type(t, a) for t, a in arrays.items()}
+        types = {t: fed_type(a, t.type, t.name) for t, a in arrays.items()}
         made = compile_graph(self, types, targets, operations, name, CompileOptions())
         with self._cache_lock:
             self._misses += 1
@@ -254,20 +255,6 @@ def as_sequence(value: Any, what: str) -> tuple[Any, ...]:
 def _dtype_key(value: Any) -> Hashable:
     """What two feeds of one type have in common; NumPy's own dtypes hash fastest."""
     return value.type.dtype.numpy if isinstance(value, TensorData) else value.dtype
-
-
-def fed_type(tensor: Tensor, value: Any) -> TensorType:
-    """The type of a fed value. Raises FeedError for what no tensor can hold."""
-    try:
-        return TensorType(value.shape, value.dtype)
-    except NielloError as error:
-        raise FeedError(
-            f"feed {tensor.name}",
-            f"the placeholder is {tensor.type}",
-            received=f"{value.dtype}{list(value.shape)}",
-            advice="Convert the array first",
-            tensor=tensor.name,
-        ) from error
 
 
 __all__ = ["CacheInfo", "Computation", "Graph", "check", "check_type"]

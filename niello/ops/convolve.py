@@ -103,7 +103,14 @@ def conv_transpose2d(
 
     `weights` are those of that convolution, so x has its O channels and the result its C. The
     result's (H, W) are `output_size`, or the smallest that fit plus `output_padding`; with "same"
-    padding they are H * stride.
+    padding they are H * stride. Raises ShapeError when the sizes do not fit.
+
+    Example:
+        >>> import niello as nl
+        >>> graph = nl.Graph()
+        >>> x, w = graph.placeholder((1, 16, 8, 8)), graph.placeholder((16, 3, 4, 4))
+        >>> nl.conv_transpose2d(x, w, strides=2, padding=1).shape
+        (1, 3, 16, 16)
     """
     asked = "conv_transpose2d"
     settings = make_settings(asked, 2, strides, dilations, padding, groups, data_layout, weights_layout)
@@ -158,6 +165,15 @@ def depthwise_conv2d(
 
     weights: [multiplier, C, kH, kW] (OIHW) or [kH, kW, C, multiplier] (HWIO); the result has
     C * multiplier channels, channel c * multiplier + m from filter m of channel c.
+
+    Example:
+        >>> import niello as nl
+        >>> graph = nl.Graph()
+        >>> x, w = graph.placeholder((1, 32, 32, 8)), graph.placeholder((3, 3, 8, 1))
+        >>> nl.depthwise_conv2d(
+        ...     x, w, padding="same", data_layout="NHWC", weights_layout="HWIO"
+        ... ).shape
+        (1, 32, 32, 8)
     """
     asked = "depthwise_conv2d"
     x, weights = operands(asked, x, weights)
@@ -183,7 +199,15 @@ def conv2d_data_gradient(
     padding: Any = "valid", groups: int = 1, data_layout: str = "NCHW",
     weights_layout: str = "OIHW", name: str | None = None,
 ) -> Tensor:
-    """Gradient of conv2d with respect to its data, whose (H, W) are `output_size`."""
+    """Gradient of conv2d with respect to its data, whose (H, W) are `output_size`.
+
+    Example:
+        >>> import niello as nl
+        >>> graph = nl.Graph()
+        >>> g, w = graph.placeholder((1, 4, 6, 6)), graph.placeholder((4, 3, 3, 3))
+        >>> nl.conv2d_data_gradient(g, w, (8, 8)).shape
+        (1, 3, 8, 8)
+    """
     asked = "conv2d_data_gradient"
     settings = make_settings(asked, 2, strides, dilations, padding, groups, data_layout, weights_layout)
     gradient, weights = operands(asked, gradient, weights)
@@ -197,7 +221,15 @@ def conv2d_weights_gradient(
     padding: Any = "valid", groups: int = 1, data_layout: str = "NCHW",
     weights_layout: str = "OIHW", name: str | None = None,
 ) -> Tensor:
-    """Gradient of conv2d with respect to its weights, whose (kH, kW) are `kernel_size`."""
+    """Gradient of conv2d with respect to its weights, whose (kH, kW) are `kernel_size`.
+
+    Example:
+        >>> import niello as nl
+        >>> graph = nl.Graph()
+        >>> g, x = graph.placeholder((1, 4, 6, 6)), graph.placeholder((1, 3, 8, 8))
+        >>> nl.conv2d_weights_gradient(g, x, 3).shape
+        (4, 3, 3, 3)
+    """
     asked = "conv2d_weights_gradient"
     settings = make_settings(asked, 2, strides, dilations, padding, groups, data_layout, weights_layout)
     gradient, x = operands(asked, gradient, x)

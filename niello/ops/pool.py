@@ -312,10 +312,10 @@ class AveragePool(PoolOp):
         return np.asarray(half_as_float32(mean, (x,))).astype(x.dtype, copy=False)
 
     def _counts_of(self, x: np.ndarray) -> np.ndarray:
-        """How many elements each window averages over."""
+        """How many elements each window averages over; 1 for a window that holds none."""
         s = self.settings
         if not self.include_padding:
-            return s.stacked(self.name, np.ones_like(x), 0).sum(axis=0)
+            return np.maximum(s.stacked(self.name, np.ones_like(x), 0).sum(axis=0), 1)
         # Declared padding counts, what ceil mode reads beyond it does not.
         sizes = s.data.pick(x.shape)[2]
         pads = s.window.amounts(sizes, s.kernel)
@@ -345,8 +345,9 @@ class AveragePool(PoolOp):
     def scale(self, k: Builder, position: tuple[Expr, ...], sizes: tuple[int, ...], dtype: DType) -> Expr:
         """The number of elements of a window as a number of the compute dtype."""
         found = self.count(position, sizes)
-        return k.cast(found, compute_dtype(dtype)) if isinstance(found, Expr) else k.const(
-            found, compute_dtype(dtype))
+        if isinstance(found, int):
+            return k.const(max(found, 1), compute_dtype(dtype))
+        return k.cast(k.max(found, 1), compute_dtype(dtype))
 
     def grad(self, gradients: tuple[Tensor | None, ...], inputs: tuple[Tensor, ...],
              outputs: tuple[Tensor, ...]) -> Sequence[Tensor | None]:
@@ -512,7 +513,14 @@ def average_pool2d(
 ) -> Tensor:
     """Mean over windows of a [N, C, H, W] or [N, H, W, C] tensor; strides default to the kernel.
 
-    With `include_padding` the padding counts as zeros, otherwise only elements of x are averaged.
+    With `include_padding` the padding counts as zeros, otherwise only elements of x are averaged; a
+    window that holds none of them gives 0.
+
+    Example:
+        >>> import niello as nl
+        >>> graph = nl.Graph()
+        >>> nl.average_pool2d(graph.placeholder((8, 32, 28, 28)), 3, strides=2, padding="same")
+        <Tensor 'average_pool': float32[8, 32, 14, 14]>
     """
     settings = make_settings(
         "average_pool2d", 2, kernel_size, strides, dilations, padding, ceil_mode, data_layout
@@ -525,7 +533,14 @@ def global_average_pool(
     x: Tensor, *, data_layout: str = "NCHW", keepdims: bool = True, name: str | None = None
 ) -> Tensor:
     """Mean of each channel over all spatial axes: [N, C, 1, 1] or [N, 1, 1, C], or [N, C] without
-    `keepdims`."""
+    `keepdims`.
+
+    Example:
+        >>> import niello as nl
+        >>> graph = nl.Graph()
+        >>> nl.global_average_pool(graph.placeholder((8, 512, 7, 7))).shape
+        (8, 512, 1, 1)
+    """
     axes = Layout(data_layout).spatial
     return opdef.functions()["mean"](x, axes=axes, keepdims=keepdims, name=name)  # type: ignore[no-any-return]
 
@@ -535,6 +550,14 @@ def global_max_pool(
     x: Tensor, *, data_layout: str = "NCHW", keepdims: bool = True, name: str | None = None
 ) -> Tensor:
     """Maximum of each channel over all spatial axes: [N, C, 1, 1] or [N, 1, 1, C], or [N, C]
-    without `keepdims`."""
+    without `keepdims`.
+
+    Example:
+        >>> import niello as nl
+        >>> graph = nl.Graph()
+        >>> x = graph.placeholder((8, 7, 7, 512))
+        >>> nl.global_max_pool(x, data_layout="NHWC", keepdims=False).shape
+        (8, 512)
+    """
     axes = Layout(data_layout).spatial
     return opdef.functions()["max"](x, axes=axes, keepdims=keepdims, name=name)  # type: ignore[no-any-return]

@@ -103,22 +103,33 @@ class Order:
 
     # --- variables
     def _protect_variables(self) -> None:
-        """Order readers of each variable's old value before its assignment, or copy it first."""
+        """Order readers of each variable's old value before its assignment, or copy it first.
+
+        An ordered read (`variable.read()`) sees the assignments that it is ordered after, and
+        comes before all others.
+        """
         assigns: dict[Tensor, list[Step]] = {}
+        ordered: dict[Tensor, list[Step]] = {}
         for s in self.steps:
-            if s.effect is not None and isinstance(s.effect.op, Assign):
-                assigns.setdefault(s.effect.inputs[0], []).append(s)
+            if s.effect is not None:
+                kind = assigns if isinstance(s.effect.op, Assign) else ordered
+                kind.setdefault(s.effect.inputs[0], []).append(s)
         for variable, writers in assigns.items():
             self._chain(writers)
-            readers = [
-                s for s in self.steps if variable in s.reads and s not in writers
-            ]
-            if any(self.reaches(w, r) for w in writers for r in readers):
+            fresh = ordered.get(variable, [])
+            # An assignment may itself read the old value: of several, a later one needs a copy.
+            readers = [s for s in self.steps if variable in s.reads and s not in fresh]
+            pairs = [(w, r) for w in writers for r in readers if w is not r]
+            if any(self.reaches(w, r) for w, r in pairs):
                 self.snapshots.add(variable)
-                continue
+            else:
+                for w, r in pairs:
+                    w.before.add(r)
             for w in writers:
-                w.before.update(readers)
-            if len(writers) == 1:
+                for r in fresh:
+                    if not self.reaches(w, r):
+                        w.before.add(r)
+            if len(writers) == 1 and variable not in self.snapshots:
                 self._assign_in_place(variable, writers[0], readers)
 
     def _chain(self, writers: list[Step]) -> None:
@@ -134,14 +145,9 @@ class Order:
         producer = self.step_of.get(value.operation)
         if producer is None or producer.lowered is None or value not in producer.lowered.tensors:
             return
-        taken = bool(producer.fill) or value in self.targets or variable in self.targets or value in producer.in_place
-        ordered_reads = any(
-            s.effect is not None and isinstance(s.effect.op, ReadVariable)
-            and s.effect.inputs[0] is variable
-            for s in self.steps
-        )
-        others = [r for r in readers if r is not producer]
-        if taken or ordered_reads or any(self.reaches(producer, r) for r in others):
+        taken = value in self.targets or value in producer.in_place or bool(producer.fill)
+        others = [r for r in readers if r is not producer and r is not writer]
+        if taken or any(self.reaches(producer, r) for r in others):
             return
         # What this assignment waits for (control dependencies) must then precede the kernel.
         waits = {s for s in writer.before if s is not producer} | set(others)

@@ -257,7 +257,7 @@ class Stitcher:
         return any(
             a.tensor is tensor
             for r in self.readers.get(tensor.operation, ())
-            if r not in inside
+            if r not in inside and r in self.profiles  # assignments have no profile
             for a in self.profiles[r].accesses
         ) or any(
             tensor in o.inputs for o in self.operations if Trait.STRUCTURAL in o.op.traits

@@ -519,6 +519,22 @@ def test_convolution_shapes(nhwc: bool, sizes: tuple[object, ...]) -> None:
 
 
 @pytest.mark.parametrize("nhwc", [True, False])
+@pytest.mark.parametrize(
+    "stride, kernel, pad", [(2, 3, 1), (2, 2, 0), (3, 5, 2), (2, 7, 3), (4, 3, 0)]
+)
+@pytest.mark.parametrize("dtype", [D.float32, D.bfloat16])
+def test_strided_data_gradient_runs_in_phases(
+    nhwc: bool, stride: int, kernel: int, pad: int, dtype: DType
+) -> None:
+    size = (2, 6 * stride, 8 * stride)
+    conv = Conv(size, (9, 20), (kernel, kernel), stride=stride, pad=pad, nhwc=nhwc, dtype=dtype)
+    tolerance = 2e-5 if dtype is D.float32 else 1e-2
+    check(conv.data_gradient(), threads=2, tolerance=tolerance)
+    dilated = Conv(size, (9, 12), (2, 2), stride=stride, dilation=2, nhwc=nhwc, dtype=dtype)
+    check(dilated.data_gradient(), tolerance=tolerance)
+
+
+@pytest.mark.parametrize("nhwc", [True, False])
 def test_weights_in_the_other_layout(nhwc: bool) -> None:
     conv = Conv((2, 12, 12), (16, 20), (3, 3), pad=1, nhwc=nhwc, hwio=not nhwc)
     check(conv.forward(), threads=2)

@@ -12,19 +12,30 @@ from niello.graph.tensor import Tensor
 from niello.graph.text import print_operation
 from niello.passes.computation import Computation
 
-WAYS = (("cpu", True), ("cpu", False), ("numpy", True))
+Way = tuple[str, nl.CompileOptions]
 PERTURBATION = 1e-5
 # Multiples of the rounding error of one operation, at the largest value that went in.
 ALLOWED = 64.0
 
 
-def disagreements(case: Case, ways: tuple[tuple[str, bool], ...] = WAYS) -> list[str]:
+def ways_of(case: Case) -> list[Way]:
+    """The cpu stitched and not, on one machine level of several, and the NumPy device."""
+    target = ("host", "host", "avx2", "baseline")[case.seed % 4]
+    threads = 1 + case.seed % 2
+    return [
+        ("cpu", nl.CompileOptions(threads=threads, target=target)),
+        ("cpu", nl.CompileOptions(threads=threads, optimise=False)),
+        ("numpy", nl.CompileOptions()),
+    ]
+
+
+def disagreements(case: Case, ways: list[Way] | None = None) -> list[str]:
     """One line for each result that is not what the reference says."""
     problems: list[str] = []
-    for device, optimise in ways:
-        way = f"{device}{'' if optimise else ', not optimised'}"
+    for device, options in ways_of(case) if ways is None else ways:
+        way = f"{device} {options}"
         try:
-            values, variables = run(case, device, optimise)
+            values, variables = run(case, device, options)
         except Exception as error:
             problems.append(f"{way}: {type(error).__name__}: {error}")
             continue
@@ -43,7 +54,7 @@ def disagreements(case: Case, ways: tuple[tuple[str, bool], ...] = WAYS) -> list
 
 
 def run(
-    case: Case, device: str, optimise: bool
+    case: Case, device: str, options: nl.CompileOptions
 ) -> tuple[list[np.ndarray], dict[nl.Variable, np.ndarray]]:
     """Values of the targets, and of all variables after the run."""
     for variable, array in case.initial.items():
@@ -54,7 +65,7 @@ def run(
         case.targets,
         case.operations,
         device=device,
-        options=nl.CompileOptions(optimise=optimise),
+        options=options,
     )
     found = executable.run(list(feeds.values()))
     values = [np.array(np.asarray(v)) for v in found]
@@ -66,6 +77,7 @@ def run(
 
 def difference(case: Case, tensor: Tensor, found: np.ndarray) -> str:
     """Why `found` is not the value of `tensor`, or an empty string."""
+    tensor = case.reads.get(tensor, tensor)
     expected = case.values[tensor]
     if found.shape != expected.shape or found.dtype != expected.dtype:
         return f"{found.dtype}{list(found.shape)} instead of {expected.dtype}{list(expected.shape)}"

@@ -39,6 +39,7 @@ class Case:
     assigns: list[tuple[Variable, Tensor, Operation]] = field(default_factory=list)
     values: dict[Tensor, np.ndarray] = field(default_factory=dict)
     exact: set[Tensor] = field(default_factory=set)
+    reads: dict[Tensor, Tensor] = field(default_factory=dict)  # ordered read -> what was assigned
 
     @property
     def operations(self) -> list[Operation]:
@@ -236,6 +237,7 @@ def random_case(seed: int, steps: int, *, gradients: bool = False) -> Case:
         _differentiate(builder)
     _choose_targets(builder)
     _choose_assigns(builder)
+    _choose_reads(builder)
     return case
 
 
@@ -286,6 +288,20 @@ def _choose_assigns(b: Builder) -> None:
             with b.graph.control_dependencies(controls):
                 operation = variable.assign(value)
             b.case.assigns.append((variable, value, operation))
+
+
+def _choose_reads(b: Builder) -> None:
+    """Fetch some variables, before (as operands) and after (as ordered reads) their assignment."""
+    last = {variable: (value, operation) for variable, value, operation in b.case.assigns}
+    for variable, (value, operation) in last.items():
+        if b.chance(0.2):
+            b.case.targets.append(variable)
+        if b.chance(0.3):
+            with b.graph.control_dependencies([operation]):
+                read = variable.read()
+            b.case.values[read] = b.case.values[value]
+            b.case.reads[read] = value
+            b.case.targets.append(read)
 
 
 def fits(shape: Any, wanted: Any) -> bool:

@@ -12,7 +12,7 @@ import pytest
 from compare_runs import disagreements, listing
 from random_graphs import Case, random_case
 
-GRAPHS = int(os.environ.get("NIELLO_FUZZ_GRAPHS", "240"))
+GRAPHS = int(os.environ.get("NIELLO_FUZZ_GRAPHS", "360"))
 FIRST = int(os.environ.get("NIELLO_FUZZ_FIRST", "0"))
 CHUNK = 20
 

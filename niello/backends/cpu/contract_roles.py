@@ -14,6 +14,12 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from niello.backends.cpu.contract_strides import (
+    Phases,
+    find_phases,
+    rewrite_operand,
+    rewrite_result,
+)
 from niello.core.dtypes import int64
 from niello.core.nodes import Node, transform, walk
 from niello.kernel import ir
@@ -102,8 +108,11 @@ class _Assignment:
             if r.extent == 1
         }
         self.mark = _result(contract, self.stores[0].ranges)
+        self.k = [r for r in contract.ranges if r.extent != 1]
         self._rewrite({contract: self.mark})
         self._rewrite(ones)
+        while (phases := find_phases([self.a, self.b], self.ranges, self.k)) is not None:
+            self._split(phases)
 
     # --- expressions
 
@@ -117,6 +126,32 @@ class _Assignment:
 
         self.a, self.b = _operand(change(self.a)), _operand(change(self.b))
         self.mark = change(self.mark)
+        self.stores = [
+            Store(
+                s.param,
+                (),
+                change(s.index),
+                change(s.value),
+                None if s.gate is None else change(s.gate),
+                None,
+            )
+            for s in self.stores
+        ]
+
+    def _split(self, phases: Phases) -> None:
+        """Rewrite everything for a result range that is cut into phases."""
+        self.a = _operand(rewrite_operand(self.a, phases))
+        self.b = _operand(rewrite_operand(self.b, phases))
+        swap = (phases.coarse, phases.phase)
+        self.ranges = tuple(new for r in self.ranges for new in (swap if r is phases.old else (r,)))
+        self.k = [phases.inner if r is phases.old_k else r for r in self.k]
+        mark = _result(self.contract, self.ranges)
+        self._rewrite({self.mark: mark})
+        self.mark = mark
+
+        def change(expr: Expr) -> Expr:
+            return rewrite_result(expr, phases)
+
         self.stores = [
             Store(
                 s.param,
@@ -146,7 +181,7 @@ class _Assignment:
         m = sorted((r for r in self.ranges if r in in_a and r not in in_b), key=far)
         n = sorted((r for r in self.ranges if r in in_b and r not in in_a), key=far)
         batch = [r for r in self.ranges if r not in m and r not in n]
-        k = self._order_k([r for r in self.contract.ranges if r.extent != 1])
+        k = self._order_k([r for r in self.k if r.extent != 1])
         m, n, k = self._merge(m, "m"), self._merge(n, "n"), self._merge(k, "k")
         batch = self._merge(batch, "batch")
         if self._swap(m, n, k):
@@ -285,7 +320,7 @@ def _result(contract: Contract, ranges: Sequence[Range]) -> Expr:
     position: Expr = ir.const(0, int64)
     for r in ranges:
         position = position + r
-    return Load(Param(_RESULT_SLOT, contract.dtype, 1, False), position, None)
+    return Load(Param(_RESULT_SLOT, contract.dtype, 1 << 62, False), position, None)
 
 
 def _operand(expr: Expr) -> Expr:

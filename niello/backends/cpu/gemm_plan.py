@@ -138,7 +138,7 @@ def _limit_rows(c: Contraction, tile: Tile, outer: int, rows: int, most: int) ->
     planes = math.prod(c.plane)
     if outer * planes * rows > most:
         outer = _even_chunk(outer, max(1, most // (planes * rows)))
-    if outer * planes * rows > most:
+    if outer * planes * rows > most and not c.live:
         rows = _even_chunk(rows, max(tile.rows, most // planes), tile.rows)
     return outer, rows
 
@@ -202,7 +202,7 @@ def _divide(c: Contraction, tile: Tile, panels: int, outer: int) -> tuple[int, i
     batches = math.prod(c.batch)
     if batches % wanted == 0 or batches >= 8 * wanted:
         return outer, panels, c.m
-    tiles = -(-c.m // tile.rows)
+    tiles = 1 if c.live else -(-c.m // tile.rows)  # live rows are known for whole columns only
     shares = []
     for units, repeated in (
         (outer, c.n),
@@ -217,5 +217,6 @@ def _divide(c: Contraction, tile: Tile, panels: int, outer: int) -> tuple[int, i
     units = (outer, panels, tiles)[best]
     chunk[best] = -(-units // min(units, wanted))
     if best == 2:
-        chunk[2] = min(chunk[2] * tile.rows, _round_up(c.m, tile.rows))
+        rows = c.m if c.live else chunk[2] * tile.rows
+        chunk[2] = min(rows, _round_up(c.m, tile.rows))
     return chunk[0], chunk[1], chunk[2]

@@ -134,14 +134,18 @@ class _KernelWriter:
             for p, offset in exchange.items.items():
                 em.pointers[p] = f.cast("inttoptr", f.add(own, offset), "ptr")
                 em.partial_pointers[p] = f.cast("inttoptr", f.add(first, offset), "ptr")
-        most = 1
-        thread, threads = f.argument("thread"), f.argument("threads")
-        for nest in nests:
+        most = 0
+        threads = f.argument("threads")
+        for n, nest in enumerate(nests):
+            # Each nest starts with another thread, so that small ones do not all fall to the first.
+            thread = f.argument("thread")
+            if n:
+                thread = f.urem(f.add(thread, n), threads)
             if isinstance(nest, Split):
-                most = max(most, render_split(em, nest, thread, threads))
+                most += render_split(em, nest, thread, threads)
             else:
                 self._rows(em, nest, place)
-                most = max(most, render_nest(em, nest, thread, threads))
+                most += render_nest(em, nest, thread, threads)
         f.ret()
         return most
 

@@ -45,8 +45,7 @@ def strands_of(em: Emitter, ranges: Sequence[Range], stores: Sequence[Store]) ->
         for lanes in ranges:
             fits = lanes.extent >= 2 * width and width > 1
             if fits and all(
-                affine(s.index).stride(short) == 1
-                and affine(s.index).stride(lanes) == short.extent
+                affine(s.index).stride(short) == 1 and affine(s.index).stride(lanes) == short.extent
                 for s in stores
             ):
                 return Strands(lanes, short, width)

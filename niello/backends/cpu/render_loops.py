@@ -44,9 +44,7 @@ def nest(
 
     def deeper(index: Value, values: Sequence[Value]) -> list[Value]:
         below = [Scope(s, {first: index}) for s in scopes]
-        return nest(
-            em, rest, below, roots, values, body, unroll=unroll, inner=inner, bounds=bounds
-        )
+        return nest(em, rest, below, roots, values, body, unroll=unroll, inner=inner, bounds=bounds)
 
     if start.const is not None and stop.const is not None and (unroll or first.extent == 1):
         values = list(carry)
@@ -244,9 +242,9 @@ def _constant_mask(lanes: Sequence[bool]) -> Value:
     return Value(f"<{bits}>", f"<{len(lanes)} x i1>")
 
 
-def share(em: Emitter, units: Operand, grain: int, thread: Value, threads: Value) -> tuple[
-    Value, Value
-]:
+def share(
+    em: Emitter, units: Operand, grain: int, thread: Value, threads: Value
+) -> tuple[Value, Value]:
     """This thread's contiguous share of `units`: first and end; at least `grain` units each."""
     f = em.f
     units = f.as_value(units)

@@ -168,9 +168,7 @@ class _Nest:
         # Vectors side by side would keep their rows in one place.
         keeps = any(s.param in self.em.row_params for s in self.this.stores)
         copies, rest = (1, Rest.MASK) if keeps else (lanes.copies, Rest.PAIR)
-        sweep(
-            self.em, lanes.range, start, stop, scope, lanes.width, copies, bytes, [], trip, rest
-        )
+        sweep(self.em, lanes.range, start, stop, scope, lanes.width, copies, bytes, [], trip, rest)
 
     def _phases(self, scopes: Sequence[Scope]) -> None:
         for phase in self.this.phases:
@@ -205,8 +203,7 @@ def run_phase(em: Emitter, phase: Phase, scopes: Sequence[Scope]) -> None:
         found = reduce_together(em, group, scopes, also=store_roots(phase.stores), write=keep)
         for scope, values in zip(scopes, found, strict=True):
             scope.values.update(
-                (node, value)
-                for (node, _), value in zip(phase.reductions, values, strict=True)
+                (node, value) for (node, _), value in zip(phase.reductions, values, strict=True)
             )
     elif not phase.ranges:
         write(em, phase.stores, scopes)

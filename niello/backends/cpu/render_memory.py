@@ -132,9 +132,7 @@ def _contiguous(
     return found if stride > 0 else f.shuffle(found, None, range(width - 1, -1, -1))
 
 
-def _picked(
-    em: Emitter, node: Load, scope: Scope, gate: Value | None, stride: int
-) -> Value:
+def _picked(em: Emitter, node: Load, scope: Scope, gate: Value | None, stride: int) -> Value:
     """Every second (third, ...) element out of contiguous vectors; nothing beyond is read."""
     f, dtype, width = em.f, node.param.dtype, scope.width
     pointer = _guarded(em, address(em, node.param, em.scalar(node.index, scope)), gate)
@@ -157,9 +155,7 @@ def pick(em: Emitter, vectors: list[Value], places: list[tuple[int, int]]) -> Va
     result = vectors[used[0]]
     lanes = [lane if n == used[0] else -1 for n, lane in places]
     for follow in used[1:]:
-        indices = [
-            width + lane if n == follow else lanes[k] for k, (n, lane) in enumerate(places)
-        ]
+        indices = [width + lane if n == follow else lanes[k] for k, (n, lane) in enumerate(places)]
         result = em.f.shuffle(result, vectors[follow], indices)
         lanes = [k if indices[k] >= 0 else -1 for k in range(width)]
     if len(used) == 1:
@@ -192,9 +188,7 @@ def _pointers(em: Emitter, param: Param, index: Expr, scope: Scope) -> Value:
     return em.f.gep(memory_type(param.dtype), em.pointers[param], offsets, inbounds=False)
 
 
-def _gather(
-    em: Emitter, node: Load, scope: Scope, mask: Value | None, gate: Value | None
-) -> Value:
+def _gather(em: Emitter, node: Load, scope: Scope, mask: Value | None, gate: Value | None) -> Value:
     f, dtype = em.f, node.param.dtype
     kind = vector(memory_type(dtype), scope.width)
     pointers = _pointers(em, node.param, node.index, scope)

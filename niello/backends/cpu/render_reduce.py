@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from niello.backends.cpu.llvm_text import Value, constant, lanes, vector
 from niello.backends.cpu.render_functions import emit_function
-from niello.backends.cpu.render_loops import Bounds, Rest, nest, sweep, worth_unrolling
+from niello.backends.cpu.render_loops import Bounds, Rest, Sweep, nest, sweep, worth_unrolling
 from niello.backends.cpu.render_memory import register_vector
 from niello.backends.cpu.render_types import vector_bytes
 from niello.backends.cpu.vectors import Emitter, Scope, is_narrow
@@ -23,7 +23,9 @@ from niello.kernel.ir import (
     reduce_identity,
 )
 
-_LONG = 1 << 14  # elements whose sum is kept apart, for precision
+# Elements whose sum is kept apart, for precision: over lanes of their own, and one by one.
+_LONG = 1 << 14
+_LONG_COLUMN = 1 << 10
 
 Reduction = Reduce | ArgReduce | Contract
 State = list[Value]
@@ -237,11 +239,50 @@ class _Walk:
                 self.write(here)
             return following
 
+        *outer, last = self.ranges
+        long = last.extent >= 2 * _LONG_COLUMN and any(a.is_sum for a in self.group)
         unroll = worth_unrolling(self.ranges, cost(self.roots) * len(scopes))
-        values = nest(
-            self.em, self.ranges, scopes, self.roots, carry, body, unroll=unroll, bounds=self.bounds
-        )
+
+        def blocks(here: list[Scope], values: list[Value]) -> list[Value]:
+            return self._blocks(last, here, values, carry, body)
+
+        if long:
+            values = nest(
+                self.em, outer, scopes, self.roots, carry, blocks, inner=[last], bounds=self.bounds
+            )
+        else:
+            values = nest(
+                self.em,
+                self.ranges,
+                scopes,
+                self.roots,
+                carry,
+                body,
+                unroll=unroll,
+                bounds=self.bounds,
+            )
         return [self._results(values[n * size : (n + 1) * size]) for n in range(len(scopes))]
+
+    def _blocks(
+        self,
+        last: Range,
+        scopes: list[Scope],
+        values: list[Value],
+        identity: list[Value],
+        body: Sweep,
+    ) -> list[Value]:
+        """The last range in blocks: sums of blocks are summed, which keeps the error small."""
+        f, size = self.em.f, self.size
+        start, stop = self.bounds.get(last, (constant(0), constant(last.extent)))
+        with f.loop(start, stop, _LONG_COLUMN, values) as loop:
+            end = f.smin(f.add(loop.index, _LONG_COLUMN), stop)
+            block = {last: (loop.index, end)}
+            found = nest(self.em, [last], scopes, self.roots, identity, body, bounds=block)
+            following = []
+            for n in range(0, len(values), size):
+                following += self._merge(loop.carried[n : n + size], found[n : n + size])
+            loop.next(following)
+        return loop.results
 
     def _results(self, values: Sequence[Value]) -> list[Value]:
         return [a.result(s) for a, s in zip(self.group, self._states(values), strict=True)]
@@ -268,9 +309,7 @@ class _Walk:
             return following
 
         def piece(here: Scope, first: Value, end: Value, values: Sequence[Value]) -> list[Value]:
-            return sweep(
-                em, own, first, end, here, width, copies, bytes, values, trip, Rest.COUNT
-            )
+            return sweep(em, own, first, end, here, width, copies, bytes, values, trip, Rest.COUNT)
 
         def rows(scopes: list[Scope], values: list[Value]) -> list[Value]:
             here = scopes[0]

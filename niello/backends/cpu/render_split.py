@@ -14,10 +14,11 @@ from niello.backends.cpu.vectors import Emitter, Scope
 from niello.codegen.access import cost, lane_bytes, lane_cost, narrowest_bytes
 from niello.codegen.plan import Split
 from niello.kernel.build import ravel
-from niello.kernel.ir import Range
+from niello.kernel.ir import Param, Range
 
 _ROWS_AT_ONCE = 4
 _REGISTER_VECTORS = 4  # accumulators that stay in registers; more live in the first-level cache
+_BLOCK_ROWS = 512  # rows whose sums are kept apart, for precision
 _GRAIN = 16384
 
 
@@ -29,10 +30,14 @@ def render_split(em: Emitter, this: Split, thread: Value, threads: Value) -> int
 class _Split:
     def __init__(self, em: Emitter, this: Split) -> None:
         self.em, self.this = em, this
-        self.group = [Accumulator(em, node, body, this.phase.ranges)  # type: ignore[arg-type]
-                      for node, body in this.phase.reductions]
+        self.group = [
+            Accumulator(em, node, body, this.phase.ranges)  # type: ignore[arg-type]
+            for node, body in this.phase.reductions
+        ]
         self.roots = [a.body for a in self.group]
         self.bytes = narrowest_bytes(self.roots)
+        self.lanes = self._lanes()
+        self.places: dict[Param, Value] = {}  # where results lie, if not in the partials
 
     def write(self, thread: Value, threads: Value) -> int:
         em, this = self.em, self.this
@@ -40,7 +45,7 @@ class _Split:
         others = math.prod(r.extent for r in (*this.ranges, *this.phase.ranges)) // along.extent
         work = cost(self.roots) * others / 8
         grain = max(1, math.ceil(_GRAIN / max(work, 0.01)))
-        lanes = self._lanes()
+        lanes = self.lanes
         if lanes is None:
             grain = -(-grain // 64) * 64
         start, stop = share(em, along.extent, grain, thread, threads)
@@ -71,14 +76,19 @@ class _Split:
         )
         return best if best in self.this.ranges else None
 
-    def _index(self, scope: Scope) -> Value:
-        index = ravel(self.this.ranges, [r.extent for r in self.this.ranges])
-        return self.em.scalar(index, scope)
+    def _address(self, param: Param, scope: Scope) -> Value:
+        ranges = self.this.ranges
+        place = self.places.get(param)
+        if place is not None:
+            assert self.lanes is not None
+            return self.em.f.gep(memory_type(param.dtype), place, scope.ranges[self.lanes])
+        index = ravel(ranges, [r.extent for r in ranges])
+        return address(self.em, param, self.em.scalar(index, scope))
 
     def _leave(self, scope: Scope, values: Sequence[Value]) -> None:
         """Write this thread's results (or a vector of them) for the point of a scope."""
         for param, value in zip(self.this.partials, values, strict=True):
-            pointer = address(self.em, param, self._index(scope))
+            pointer = self._address(param, scope)
             data = to_memory(self.em, value, param.dtype)
             size = param.dtype.itemsize
             if scope.mask is None:
@@ -90,7 +100,7 @@ class _Split:
         """What `_leave` wrote."""
         found = []
         for param in self.this.partials:
-            pointer = address(self.em, param, self._index(scope))
+            pointer = self._address(param, scope)
             size = param.dtype.itemsize
             kind = memory_type(param.dtype)
             if scope.vector is not None:
@@ -133,21 +143,60 @@ class _Split:
             return carry
 
         extent = lanes.extent
-        sweep(em, lanes, 0, extent, scope, width, 1, self.bytes, [], clear, Rest.PAIR)
+        blocks = {p: em.f.alloca(memory_type(p.dtype), lanes.extent) for p in self.this.partials}
+
+        def wipe() -> None:
+            sweep(em, lanes, 0, extent, scope, width, 1, self.bytes, [], clear, Rest.PAIR)
+
+        wipe()
         *outer, inner = self.this.phase.ranges
         start, stop = bounds.get(inner, (em.f.as_value(0), em.f.as_value(inner.extent)))
 
         def rows(scopes: list[Scope], carry: list[Value]) -> list[Value]:
-            at = scopes[0]
-            count = em.f.udiv(em.f.sub(stop, start), _ROWS_AT_ONCE)
-            middle = em.f.add(start, em.f.mul(count, _ROWS_AT_ONCE))
-            with em.f.for_range(start, middle, _ROWS_AT_ONCE) as row:
-                self._add_rows(at, lanes, width, inner, row, _ROWS_AT_ONCE)
-            with em.f.for_range(middle, stop) as row:
-                self._add_rows(at, lanes, width, inner, row, 1)
+            if inner.extent < 2 * _BLOCK_ROWS:
+                self._block(scopes[0], lanes, width, inner, start, stop)
+                return carry
+            # Sums of blocks of rows are summed, which keeps the error small.
+            with em.f.for_range(start, stop, _BLOCK_ROWS) as block:
+                self.places = blocks
+                wipe()
+                end = em.f.smin(em.f.add(block, _BLOCK_ROWS), stop)
+                self._block(scopes[0], lanes, width, inner, block, end)
+                self._add_block(scope, lanes, width, blocks)
             return carry
 
         nest(em, outer, [scope], self.roots, [], rows, inner=[lanes, inner], bounds=bounds)
+
+    def _block(
+        self, at: Scope, lanes: Range, width: int, inner: Range, start: Value, end: Value
+    ) -> None:
+        f = self.em.f
+        count = f.udiv(f.sub(end, start), _ROWS_AT_ONCE)
+        middle = f.add(start, f.mul(count, _ROWS_AT_ONCE))
+        with f.for_range(start, middle, _ROWS_AT_ONCE) as row:
+            self._add_rows(at, lanes, width, inner, row, _ROWS_AT_ONCE)
+        with f.for_range(middle, end) as row:
+            self._add_rows(at, lanes, width, inner, row, 1)
+
+    def _add_block(
+        self, scope: Scope, lanes: Range, width: int, blocks: dict[Param, Value]
+    ) -> None:
+        """Merge a block's results, which lie in `blocks`, into this thread's; then forget them."""
+
+        def trip(scopes: list[Scope], carry: list[Value]) -> list[Value]:
+            made = []
+            for column in scopes:
+                self.places = blocks
+                block = self._held(column)
+                self.places = {}
+                triples = zip(self.group, self._held(column), block, strict=True)
+                made.append([a.merge([x], [y])[0] for a, x, y in triples])
+            for column, found in zip(scopes, made, strict=True):
+                self._leave(column, found)
+            return carry
+
+        extent = lanes.extent
+        sweep(self.em, lanes, 0, extent, scope, width, 1, self.bytes, [], trip, Rest.PAIR)
 
     def _add_rows(
         self, scope: Scope, lanes: Range, width: int, inner: Range, row: Value, count: int
@@ -162,8 +211,13 @@ class _Split:
             for column in scopes:
                 states = [[v] for v in self._held(column)]
                 for here in at:
-                    both = Scope(here, {lanes: column.ranges[lanes]}, vector=column.vector,
-                                 width=column.width, mask=column.mask)
+                    both = Scope(
+                        here,
+                        {lanes: column.ranges[lanes]},
+                        vector=column.vector,
+                        width=column.width,
+                        mask=column.mask,
+                    )
                     states = [a.step(both, s) for a, s in zip(self.group, states, strict=True)]
                 made.append([s[0] for s in states])
             for column, found in zip(scopes, made, strict=True):
@@ -172,6 +226,3 @@ class _Split:
 
         extent = lanes.extent
         sweep(em, lanes, 0, extent, scope, width, 1, self.bytes, [], trip, Rest.PAIR)
-
-
-

@@ -113,16 +113,14 @@ def shapes(text: Sequence[str]) -> dict[str, tuple[int, ...]]:
     """`image=64,28,28,1` as {"image": (64, 28, 28, 1)}. Raises ConfigError."""
     found = {}
     for item in text:
-        name, _, sizes = item.partition("=")
-        try:
-            found[name] = tuple(int(s) for s in sizes.split(",") if s)
-        except ValueError:
-            sizes = ""
-        if not name or (not sizes and "=" not in item) or name not in found:
+        name, equals, sizes = item.partition("=")
+        numbers = [n.strip() for n in sizes.split(",") if n.strip()]
+        if not name or not equals or not all(n.isdecimal() for n in numbers):
             raise errors.ConfigError(
-                "--shape", "must be NAME=SIZE,SIZE,...", received=item,
+                "--shape", "must be NAME=SIZE,SIZE with a size for each dimension", received=item,
                 advice="For example --shape image=64,28,28,1",
             )  # fmt: skip
+        found[name] = tuple(int(n) for n in numbers)
     return found
 
 
@@ -144,7 +142,7 @@ def compile_subject(
         elif t.shape is None:
             raise errors.ConfigError(
                 "inspect", f"input {t.name} has no known rank", received=str(t.type),
-                advice=f"Give --shape {t.name}=SIZE,SIZE,...",
+                advice=f"Give --shape {t.name}=SIZE,SIZE with a size for each dimension",
             )  # fmt: skip
         else:
             feeds[t] = tuple(unknown if d is None else d for d in t.shape)

@@ -1,0 +1,55 @@
+"""The cuda back end: generated CUDA C++ and NVIDIA's libraries, played as CUDA graphs.
+
+Nothing of CUDA is imported before a device is opened.
+"""
+
+from __future__ import annotations
+
+from niello.core import dtypes
+from niello.runtime.target import Backend, Claim, Device, Limits
+
+_HALVES = frozenset((dtypes.float16, dtypes.bfloat16))
+
+# `cost` is the number of multiply-adds from which a call pays: below, a generated kernel that does
+# the neighbouring operations too is faster.
+CLAIMS = (
+    Claim(
+        trait="product",
+        dtypes=frozenset((*_HALVES, dtypes.float32, dtypes.float64)),
+        epilogue=("bias", "relu"),
+        function="cublaslt.matmul",
+        cost=4096,
+    ),
+    Claim(
+        trait="window",
+        dtypes=_HALVES,
+        epilogue=("bias", "relu"),
+        function="cudnn.convolution",
+        cost=1 << 20,
+    ),
+)
+
+
+def _open() -> Device:
+    from niello.backends.cuda.device import CudaDevice
+    from niello.backends.cuda.driver import open_driver
+    from niello.backends.cuda.render import render_kernel
+
+    return CudaDevice(open_driver(), render_kernel)
+
+
+BACKEND = Backend(
+    name="cuda",
+    limits=Limits(
+        dtypes=frozenset(dtypes.ALL),
+        max_buffers=128,
+        max_nodes=4096,
+        max_buffer_bytes=1 << 40,
+        workgroup_threads=1024,
+        shared_bytes=48 << 10,
+        vector_bits=128,
+    ),
+    open=_open,
+    claims=CLAIMS,
+    notes="NVIDIA GPUs from compute capability 8.0, through cuda-core; needs niello[cuda]",
+)

@@ -1,0 +1,253 @@
+"""Matrix products by cuBLASLt, through the library's C interface.
+
+A call is C[batch, m, n] = epilogue(A[batch, m, k] B[batch, k, n]) over row-major results. cuBLASLt
+thinks in columns, so it is asked for the transposed product with the operands exchanged.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from niello.backends.cuda.libraries import attributes_of
+from niello.core.errors import BackendUnavailable, CompilerBug, DeviceError
+from niello.runtime.commands import LibraryCall
+
+if TYPE_CHECKING:
+    from niello.backends.cuda.device import CudaDevice
+    from niello.backends.cuda.program import Play, Where
+
+WORKSPACE_BYTES = 64 << 20
+
+# Numbers of the C headers: library_types.h, cublas_api.h, cublasLt.h.
+_DATA = {"float32": 0, "float64": 1, "float16": 2, "bfloat16": 14}
+_COMPUTE_32F, _COMPUTE_64F, _COMPUTE_32F_TF32 = 68, 70, 77
+_DESC_TRANSA, _DESC_TRANSB, _DESC_EPILOGUE, _DESC_BIAS, _DESC_BIAS_TYPE = 3, 4, 7, 8, 26
+_LAYOUT_BATCH, _LAYOUT_BATCH_STRIDE = 5, 6
+_PREFERENCE_WORKSPACE = 1
+_PREFERENCE_ALIGNMENTS = (5, 6, 7, 8)
+_EPILOGUES = {
+    ("", False): 1,
+    ("relu", False): 2,
+    ("", True): 4,
+    ("relu", True): 6,
+    ("gelu_tanh", False): 32,
+    ("gelu_tanh", True): 36,
+}
+_TRANSPOSED = 1
+
+
+class _Heuristic(ctypes.Structure):
+    _fields_ = [
+        ("algorithm", ctypes.c_uint64 * 8),
+        ("workspace", ctypes.c_size_t),
+        ("status", ctypes.c_int),
+        ("waves", ctypes.c_float),
+        ("reserved", ctypes.c_int * 4),
+    ]
+
+
+class CublasLt:
+    """cuBLASLt on a device."""
+
+    def __init__(self, device: CudaDevice) -> None:
+        self._device = device
+        self._api = _load()
+        self._api.cublasLtGetVersion.restype = ctypes.c_size_t
+        number = int(self._api.cublasLtGetVersion())
+        self.version = f"{number // 10000}.{number // 100 % 100}.{number % 100}"
+        self._handle = ctypes.c_void_p()
+        status = self._api.cublasLtCreate(ctypes.byref(self._handle))
+        if status:
+            raise BackendUnavailable("cuda", f"cublasLtCreate failed with status {status}")
+        self._workspace: Any = None
+
+    def workspace(self) -> int:
+        """Address of memory that calls use while they run; they run one after the other."""
+        if self._workspace is None:
+            self._workspace = self._device.allocate(WORKSPACE_BYTES)
+        return int(self._workspace.handle)
+
+    def refusal(self, command: LibraryCall) -> str:
+        """Why a product cannot run; empty when it can."""
+        try:
+            self._plan(attributes_of(command))
+        except DeviceError as error:
+            return error.problem
+        return ""
+
+    def player(self, command: LibraryCall, buffers: Sequence[Where]) -> Play:
+        """Queues a product: operands a, b, the bias if there is one, and the result."""
+        plan = self._plan(attributes_of(command))
+        api, handle, workspace = self._api, self._handle, self.workspace()
+        first, second, *middle, result = buffers
+        one, zero = plan.scalars
+        run = api.cublasLtMatmul
+
+        def play(stream: Any, handles: Sequence[int]) -> None:
+            c = ctypes.c_void_p(result.address(handles))
+            if middle:
+                _set(api, plan.descriptor, _DESC_BIAS, ctypes.c_uint64(middle[0].address(handles)))
+            status = run(
+                handle,
+                plan.descriptor,
+                ctypes.byref(one),
+                ctypes.c_void_p(second.address(handles)),
+                plan.b,
+                ctypes.c_void_p(first.address(handles)),
+                plan.a,
+                ctypes.byref(zero),
+                c,
+                plan.c,
+                c,
+                plan.c,
+                ctypes.byref(plan.heuristic.algorithm),
+                ctypes.c_void_p(workspace),
+                ctypes.c_size_t(WORKSPACE_BYTES),
+                ctypes.c_void_p(int(stream)),
+            )
+            if status:
+                raise DeviceError("cuda device", f"cublasLtMatmul failed with status {status}")
+
+        return play
+
+    def _plan(self, a: dict[str, Any]) -> _Plan:
+        return _Plan(self._api, self._handle, a)
+
+
+class _Plan:
+    """Descriptors and the chosen algorithm of one product."""
+
+    def __init__(self, api: Any, handle: Any, a: dict[str, Any]) -> None:
+        dtype, out = a["dtype"], a["out_dtype"]
+        double = dtype == "float64"
+        scalar = ctypes.c_double if double else ctypes.c_float
+        self.scalars = (scalar(1), scalar(0))
+        self._api = api
+        self.descriptor = ctypes.c_void_p()
+        compute = _COMPUTE_64F if double else _COMPUTE_32F_TF32 if a["tf32"] else _COMPUTE_32F
+        self._check(
+            "cublasLtMatmulDescCreate",
+            api.cublasLtMatmulDescCreate(ctypes.byref(self.descriptor), compute, int(double)),
+        )
+        m, n, k, batch = a["m"], a["n"], a["k"], a["batch"]
+        # Stored [m, k] in rows is [k, m] in columns; transposed storage is [m, k] in columns.
+        a_t, a_ld, a_step = a["a"]
+        b_t, b_ld, b_step = a["b"]
+        c_ld, c_step = a["c"]
+        if b_t:
+            self._set(_DESC_TRANSA, ctypes.c_int32(_TRANSPOSED))
+        if a_t:
+            self._set(_DESC_TRANSB, ctypes.c_int32(_TRANSPOSED))
+        epilogue = _EPILOGUES[a["epilogue"], a["bias"]]
+        self._set(_DESC_EPILOGUE, ctypes.c_uint32(epilogue))
+        if a["bias"]:
+            self._set(_DESC_BIAS_TYPE, ctypes.c_int32(_DATA[out]))
+        self.b = self._layout(dtype, *((k, n) if b_t else (n, k)), b_ld, batch, b_step)
+        self.a = self._layout(dtype, *((m, k) if a_t else (k, m)), a_ld, batch, a_step)
+        self.c = self._layout(out, n, m, c_ld, batch, c_step)
+        self.heuristic = self._choose(handle)
+
+    def _check(self, name: str, status: int) -> None:
+        if status:
+            raise DeviceError("cuda device", f"{name} failed with status {status}")
+
+    def _set(self, which: int, value: Any) -> None:
+        _set(self._api, self.descriptor, which, value)
+
+    def _layout(
+        self, dtype: str, rows: int, columns: int, ld: int, batch: int, step: int
+    ) -> ctypes.c_void_p:
+        made = ctypes.c_void_p()
+        self._check(
+            "cublasLtMatrixLayoutCreate",
+            self._api.cublasLtMatrixLayoutCreate(
+                ctypes.byref(made),
+                _DATA[dtype],
+                ctypes.c_uint64(rows),
+                ctypes.c_uint64(columns),
+                ctypes.c_int64(ld),
+            ),
+        )
+        if batch > 1:
+            for which, value in (
+                (_LAYOUT_BATCH, ctypes.c_int32(batch)),
+                (_LAYOUT_BATCH_STRIDE, ctypes.c_int64(step)),
+            ):
+                self._check(
+                    "cublasLtMatrixLayoutSetAttribute",
+                    self._api.cublasLtMatrixLayoutSetAttribute(
+                        made, which, ctypes.byref(value), ctypes.c_size_t(ctypes.sizeof(value))
+                    ),
+                )
+        return made
+
+    def _choose(self, handle: Any) -> _Heuristic:
+        api = self._api
+        preference = ctypes.c_void_p()
+        self._check(
+            "cublasLtMatmulPreferenceCreate",
+            api.cublasLtMatmulPreferenceCreate(ctypes.byref(preference)),
+        )
+        settings: list[tuple[int, Any]] = [(_PREFERENCE_WORKSPACE, ctypes.c_uint64(WORKSPACE_BYTES))]
+        settings += [(which, ctypes.c_uint32(16)) for which in _PREFERENCE_ALIGNMENTS]
+        for which, value in settings:
+            self._check(
+                "cublasLtMatmulPreferenceSetAttribute",
+                api.cublasLtMatmulPreferenceSetAttribute(
+                    preference, which, ctypes.byref(value), ctypes.c_size_t(ctypes.sizeof(value))
+                ),
+            )
+        found = _Heuristic()
+        count = ctypes.c_int()
+        status = api.cublasLtMatmulAlgoGetHeuristic(
+            handle,
+            self.descriptor,
+            self.b,
+            self.a,
+            self.c,
+            self.c,
+            preference,
+            1,
+            ctypes.byref(found),
+            ctypes.byref(count),
+        )
+        api.cublasLtMatmulPreferenceDestroy(preference)
+        if status or not count.value:
+            raise DeviceError(
+                "cuda device", f"cuBLASLt has no algorithm for the product (status {status})"
+            )
+        return found
+
+    def __del__(self) -> None:
+        for name in ("a", "b", "c"):
+            layout = getattr(self, name, None)
+            if layout:
+                self._api.cublasLtMatrixLayoutDestroy(layout)
+        if self.descriptor:
+            self._api.cublasLtMatmulDescDestroy(self.descriptor)
+
+
+def _set(api: Any, descriptor: Any, which: int, value: Any) -> None:
+    status = api.cublasLtMatmulDescSetAttribute(
+        descriptor, which, ctypes.byref(value), ctypes.c_size_t(ctypes.sizeof(value))
+    )
+    if status:
+        raise CompilerBug(
+            "cublasLtMatmulDescSetAttribute", f"status {status}", received=(which, value.value)
+        )
+
+
+def _load() -> Any:
+    try:
+        pathfinder = importlib.import_module("cuda.pathfinder")
+        found = pathfinder.load_nvidia_dynamic_lib("cublasLt")
+        return ctypes.CDLL(found.abs_path)
+    except Exception as error:
+        raise BackendUnavailable(
+            "cuda",
+            f"cuBLASLt cannot be loaded: {str(error).splitlines()[0] if str(error) else error!r}",
+            advice="Install niello[cuda]",
+        ) from error

@@ -1,0 +1,342 @@
+"""A compiled command list on a CUDA device: played as a CUDA graph, one launch for a whole run.
+
+The first run with a set of buffers queues every command by itself; when the same buffers come again
+the commands are captured into a graph, which later runs launch. Buffers come again because the
+device's pool hands out what was dropped last.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from niello.backends.cuda import compile as nvrtc
+from niello.codegen.gpu.kernel import GpuKernel, Launch
+from niello.core.errors import CompilerBug, CorruptFile, DeviceError, UnsupportedOp
+from niello.runtime.commands import BufferRef, Command, Copy, Dispatch, Fill, LibraryCall, Program
+from niello.runtime.target import CompileOptions
+
+if TYPE_CHECKING:
+    from niello.backends.cuda.device import CudaDevice
+
+# Graphs kept for different sets of buffers, and sets remembered that were seen once.
+GRAPHS = 16
+SEEN = 256
+_SCRATCH_STEP = 256
+
+# Queues one command on a stream, given the address of every argument.
+Play = Callable[[Any, Sequence[int]], None]
+
+
+@dataclass(frozen=True)
+class Where:
+    """An address of a run: `offset` bytes into an argument."""
+
+    argument: int
+    offset: int
+
+    def address(self, handles: Sequence[int]) -> int:
+        """The address in a run with these arguments."""
+        return handles[self.argument] + self.offset
+
+
+@dataclass(frozen=True)
+class Step:
+    """A command ready to be queued, and the word that skips it when zero."""
+
+    play: Play
+    predicate: Where | None
+
+
+class CudaProgram:
+    """A program loaded into a device. Several threads may play it; their runs take turns."""
+
+    def __init__(
+        self,
+        device: CudaDevice,
+        program: Program,
+        options: CompileOptions,
+        cubins: dict[str, bytes] | None = None,
+    ) -> None:
+        self.program = program
+        self._device = device
+        self._arguments = sum(1 for _ in program.buffers())
+        self._rendered: dict[tuple[Any, ...], GpuKernel] = {}
+        for command in program.commands:
+            if isinstance(command, Dispatch):
+                self._render(command)
+        self._cubins = self._machine_code(cubins)
+        self._modules: dict[str, Any] = {}
+        self._functions: dict[tuple[str, str], Any] = {}
+        size = max((_scratch_bytes(k) for k in self._rendered.values()), default=0)
+        self._scratch = device.allocate(size) if size else None
+        self._steps = [self._step(c) for c in program.commands]
+        self._predicated = any(s.predicate is not None for s in self._steps)
+        self._graphs: OrderedDict[tuple[int, ...], Any] = OrderedDict()
+        self._seen: OrderedDict[tuple[int, ...], None] = OrderedDict()
+        self._capturing: Any = None
+
+    # --- making
+    def _render(self, command: Dispatch) -> GpuKernel:
+        key = (command.kernel, _aliases(command))
+        found = self._rendered.get(key)
+        if found is None:
+            kernel = self.program.kernels[command.kernel]
+            found = self._rendered[key] = self._device.render(kernel, key[1])
+        return found
+
+    def _machine_code(self, given: dict[str, bytes] | None) -> dict[str, bytes]:
+        sources = [k.source for k in self._rendered.values() if k.launches]
+        if given is None:
+            made = nvrtc.compile_sources(sources, self._device.arch)
+            return dict(zip((nvrtc.digest_of(s) for s in sources), made, strict=True))
+        wanted = [nvrtc.digest_of(s) for s in sources]
+        missing = [d for d in wanted if d not in given]
+        if missing:
+            raise CorruptFile(
+                "load",
+                f"the machine code lacks {len(missing)} of {len(wanted)} kernels of the program",
+                received=f"{len(given)} kernels",
+                advice="Compile the program again",
+            )
+        return {d: given[d] for d in wanted}
+
+    def _function(self, source: str, entry: str) -> Any:
+        digest = nvrtc.digest_of(source)
+        found = self._functions.get((digest, entry))
+        if found is not None:
+            return found
+        driver = self._device.driver
+        module = self._modules.get(digest)
+        if module is None:
+            answer = driver.api.cuModuleLoadData(self._cubins[digest])
+            module = self._modules[digest] = driver.check("cuModuleLoadData", answer)
+        answer = driver.api.cuModuleGetFunction(module, entry.encode())
+        found = self._functions[digest, entry] = driver.check("cuModuleGetFunction", answer)
+        return found
+
+    def _where(self, ref: BufferRef) -> Where:
+        return Where(self.program.argument(ref.space, ref.index), ref.offset)
+
+    def _step(self, command: Command) -> Step:
+        predicate = getattr(command, "predicate", None)
+        return Step(self._player(command), None if predicate is None else self._where(predicate))
+
+    def _player(self, command: Command) -> Play:
+        if isinstance(command, Dispatch):
+            kernel = self._render(command)
+            launches = [self._launcher(command, kernel, x) for x in kernel.launches]
+            return launches[0] if len(launches) == 1 else _all(launches)
+        if isinstance(command, Copy):
+            return self._copier(command)
+        if isinstance(command, Fill):
+            return self._filler(command)
+        if isinstance(command, LibraryCall):
+            return self._device.libraries.player(
+                command, [self._where(b) for b in command.buffers]
+            )
+        raise UnsupportedOp(
+            "cuda",
+            "no such command on this device",
+            received=type(command).__name__,
+            advice="Compile for another device",
+        )
+
+    def _launcher(self, command: Dispatch, kernel: GpuKernel, launch: Launch) -> Play:
+        """Queues one launch. The words of its arguments are written anew for each: the driver takes
+        them before it returns, and runs take turns."""
+        driver = self._device.driver
+        start = driver.api.cuLaunchKernel
+        function = self._function(kernel.source, launch.entry)
+        wheres: list[Where | None] = []
+        words = (ctypes.c_uint64 * len(launch.arguments))()
+        starts = _scratch_starts(kernel)
+        for i, argument in enumerate(launch.arguments):
+            if argument.scratch is None:
+                wheres.append(self._where(command.buffers[argument.slot]))
+            else:
+                assert self._scratch is not None
+                words[i] = self._scratch.handle + starts[argument.scratch]
+                wheres.append(None)
+        each = ctypes.sizeof(ctypes.c_uint64)
+        pointers = (ctypes.c_void_p * len(wheres))(
+            *(ctypes.addressof(words) + each * i for i in range(len(wheres)))
+        )
+        at = ctypes.addressof(pointers)
+        moving = [(i, w) for i, w in enumerate(wheres) if w is not None]
+        geometry = (*launch.grid, *launch.block)
+
+        def play(stream: Any, handles: Sequence[int], keep: Any = pointers) -> None:
+            for i, w in moving:
+                words[i] = handles[w.argument] + w.offset
+            status = start(function, *geometry, 0, stream, at, 0)[0]
+            if status.value:
+                driver.fail(f"launch of {launch.entry}", status)
+
+        return play
+
+    def _copier(self, command: Copy) -> Play:
+        driver = self._device.driver
+        source, target = self._where(command.source), self._where(command.target)
+        size = command.target.bytes
+
+        def play(stream: Any, handles: Sequence[int]) -> None:
+            to, what = target.address(handles), source.address(handles)
+            if size:
+                answer = driver.api.cuMemcpyDtoDAsync(to, what, size, stream)
+                driver.check("cuMemcpyDtoDAsync", answer)
+
+        return play
+
+    def _filler(self, command: Fill) -> Play:
+        driver, api = self._device.driver, self._device.driver.api
+        target, pattern, size = self._where(command.target), command.pattern, command.target.bytes
+        width = len(pattern)
+        if len(set(pattern)) == 1:
+            pattern, width = pattern[:1], 1
+        count = size // width
+        words = [int.from_bytes(pattern[i : i + 4], "little") for i in range(0, width, 4)]
+
+        def play(stream: Any, handles: Sequence[int]) -> None:
+            to = target.address(handles)
+            if count == 0:
+                return
+            if width == 1:
+                driver.check("cuMemsetD8Async", api.cuMemsetD8Async(to, words[0], count, stream))
+            elif width == 2:
+                driver.check("cuMemsetD16Async", api.cuMemsetD16Async(to, words[0], count, stream))
+            elif width == 4:
+                driver.check("cuMemsetD32Async", api.cuMemsetD32Async(to, words[0], count, stream))
+            else:
+                for half, word in enumerate(words):  # a column of words, eight bytes apart
+                    at = to + 4 * half
+                    answer = api.cuMemsetD2D32Async(at, width, word, 1, count, stream)
+                    driver.check("cuMemsetD2D32Async", answer)
+
+        return play
+
+    # --- running
+    def play(self, handles: Sequence[int]) -> None:
+        """Queue a run on one address for each buffer (Program.buffers); returns when it is queued.
+
+        Runs, uploads and downloads of the device happen in the order of the calls.
+        """
+        key = tuple(handles)
+        if len(key) != self._arguments:
+            raise CompilerBug(
+                "play", f"the program takes {self._arguments} buffers", received=len(key)
+            )
+        device = self._device
+        with device.lock:
+            device.settle()
+            graph = self._graphs.get(key)
+            if graph is None:
+                graph = self._first_runs(key)
+            if graph is not None:
+                status = device.driver.api.cuGraphLaunch(graph, device.stream)[0]
+                if status.value:
+                    device.driver.fail("cuGraphLaunch", status)
+
+    def _first_runs(self, key: tuple[int, ...]) -> Any:
+        """A graph when these buffers came before; otherwise None, and the run is queued."""
+        if not self._predicated and len(self._steps) > 1 and self._seen.pop(key, 0) is None:
+            graph = self._graphs[key] = self._capture(key)
+            while len(self._graphs) > GRAPHS:
+                _, old = self._graphs.popitem(last=False)
+                driver = self._device.driver
+                driver.check("cuGraphExecDestroy", driver.api.cuGraphExecDestroy(old))
+            return graph
+        self._seen[key] = None
+        while len(self._seen) > SEEN:
+            self._seen.popitem(last=False)
+        stream = self._device.stream
+        for step in self._steps:
+            if step.predicate is None or self._enabled(step.predicate, key):
+                step.play(stream, key)
+        return None
+
+    def _capture(self, handles: tuple[int, ...]) -> Any:
+        driver = self._device.driver
+        api = driver.api
+        if self._capturing is None:
+            self._capturing = driver.new_stream()
+        stream = self._capturing
+        mode = api.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
+        driver.check("cuStreamBeginCapture", api.cuStreamBeginCapture(stream, mode))
+        try:
+            for step in self._steps:
+                step.play(stream, handles)
+        finally:
+            graph = driver.check("cuStreamEndCapture", api.cuStreamEndCapture(stream))
+        made = driver.check("cuGraphInstantiate", api.cuGraphInstantiate(graph, 0))
+        driver.check("cuGraphDestroy", api.cuGraphDestroy(graph))
+        return made
+
+    def _enabled(self, predicate: Where, handles: Sequence[int]) -> bool:
+        word = np.zeros(1, np.uint32)
+        driver, stream = self._device.driver, self._device.stream
+        target = word.__array_interface__["data"][0]
+        answer = driver.api.cuMemcpyDtoHAsync(target, predicate.address(handles), 4, stream)
+        driver.check("cuMemcpyDtoHAsync", answer)
+        driver.check("cuStreamSynchronize", driver.api.cuStreamSynchronize(stream))
+        return bool(word[0])
+
+    def __del__(self) -> None:
+        graphs = getattr(self, "_graphs", {})
+        modules = getattr(self, "_modules", {})
+        if not graphs and not modules:
+            return
+        driver = self._device.driver
+        try:
+            driver.activate()
+            for graph in graphs.values():
+                driver.api.cuGraphExecDestroy(graph)
+            for module in modules.values():
+                driver.api.cuModuleUnload(module)
+        except (DeviceError, TypeError, AttributeError):
+            return  # the device or the interpreter is gone, and this memory with it
+
+    # --- what it is
+    def image(self) -> bytes:
+        """The cubins."""
+        return nvrtc.pack(self._device.arch, list(self._cubins.items()))
+
+    def source(self) -> str:
+        """The generated CUDA C++."""
+        return "\n".join(
+            "".join(f"// {line}\n" for line in (k.name, *k.notes)) + k.source
+            for k in self._rendered.values()
+        )
+
+
+def _aliases(command: Dispatch) -> tuple[tuple[int, ...], ...]:
+    """Slots whose buffers are one piece of memory."""
+    groups: dict[BufferRef, list[int]] = {}
+    for slot, ref in enumerate(command.buffers):
+        groups.setdefault(ref, []).append(slot)
+    return tuple(tuple(g) for g in groups.values() if len(g) > 1)
+
+
+def _scratch_starts(kernel: GpuKernel) -> list[int]:
+    starts, position = [], 0
+    for size in kernel.scratch:
+        starts.append(position)
+        position += -(-size // _SCRATCH_STEP) * _SCRATCH_STEP
+    return starts
+
+
+def _scratch_bytes(kernel: GpuKernel) -> int:
+    return sum(-(-size // _SCRATCH_STEP) * _SCRATCH_STEP for size in kernel.scratch)
+
+
+def _all(plays: Sequence[Play]) -> Play:
+    def play(stream: Any, handles: Sequence[int]) -> None:
+        for one in plays:
+            one(stream, handles)
+
+    return play
