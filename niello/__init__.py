@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from niello import ops as _ops
+from niello import ops as _ops  # noqa: F401  (registers every operation)
 from niello.backends import available as available_devices
 from niello.backends import device
 from niello.backends import names as device_names

@@ -89,7 +89,7 @@ def _check(of: Tensor, wanted: list[Tensor], seed: Tensor | None) -> None:
 
 def _between(of: Tensor, wanted: list[Tensor]) -> list[Operation]:
     """Operations on a path from the wanted tensors to `of`, in graph order."""
-    start = {t for t in wanted}
+    start = set(wanted)
     needed: set[Operation] = set()
     stack = [of.operation]
     while stack:

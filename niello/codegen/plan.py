@@ -81,9 +81,14 @@ class Nest:
 
 @dataclass(frozen=True)
 class Split:
-    """Reductions at the points of `ranges`, of which each thread does a share of `along`."""
+    """Reductions at the points of `ranges`, of which each thread does a share of `along`.
+
+    `lanes` is the last of `ranges`, or None where the reduction has lanes of its own; results lie
+    in row-major order of `ranges`.
+    """
 
     ranges: tuple[Range, ...]
+    lanes: Range | None
     phase: Phase
     along: Range
     partials: tuple[Param, ...]
@@ -285,20 +290,22 @@ class _Planner:
             return None
         if not all(self._worth_splitting(ranges, r) for r in first):
             return None
-        extents = [r.extent for r in ranges]
-        index = ravel(ranges, extents)
+        results = math.prod(r.extent for r in ranges)
         chosen: dict[Node, Node] = {}
         groups: dict[tuple[int, ...], list[Expr]] = {}
         for r in first:
             groups.setdefault(tuple(k.extent for k in r.ranges), []).append(r)  # type: ignore[attr-defined]
         for group in groups.values():
             phase = _reduction_phase(group)
-            partials = tuple(self.buffer(r, math.prod(extents)) for r in group)
+            partials = tuple(self.buffer(r, results) for r in group)
             self.result.exchange += partials
             along = max(phase.ranges, key=lambda k: k.extent)
             if phase.ranges[0].extent >= 4 * _ENOUGH_UNITS:
                 along = phase.ranges[0]
-            self.result.add(0, Split(ranges, phase, along, partials))
+            lanes = self._split_lanes(ranges, phase.ranges, [b for _, b in phase.reductions])
+            ordered = (*(r for r in ranges if r is not lanes), *([lanes] if lanes else []))
+            index = ravel(ordered, [r.extent for r in ordered])
+            self.result.add(0, Split(ordered, lanes, phase, along, partials))
             for r, p in zip(group, partials, strict=True):
                 op = "add" if not hasattr(r, "op") else r.op
                 chosen[r] = Partial(p, index, op)
@@ -340,13 +347,18 @@ class _Planner:
         points = math.prod(k.extent for k in node.ranges)  # type: ignore[attr-defined]
         if results * points < 2 * _SMALL or results > _SPLIT_COLUMNS:
             return False
-        body = body_of(node)
-        width = self._width([body])
-        over = {r: lane_cost(r, [body], (), width) for r in (*ranges, *node.ranges)}  # type: ignore[attr-defined]
-        lanes = min(over, key=lambda r: over[r])
-        if lanes in ranges:
+        if self._split_lanes(ranges, node.ranges, [body_of(node)]) is not None:  # type: ignore[attr-defined]
             return points >= 64  # columns: a thread walks whole rows
         return results < _ENOUGH_UNITS
+
+    def _split_lanes(
+        self, ranges: Sequence[Range], reduced: Sequence[Range], bodies: Sequence[Expr]
+    ) -> Range | None:
+        """The range of the results that runs over lanes; None when one of `reduced` does."""
+        width = self._width(bodies)
+        several = [r for r in (*ranges, *reduced) if r.extent > 1]
+        lanes = min(several, key=lambda r: lane_cost(r, bodies, (), width))
+        return lanes if lanes in ranges else None
 
 
 def _reduction_phase(group: Sequence[Expr]) -> Phase:

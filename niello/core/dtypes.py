@@ -33,14 +33,17 @@ class DType:
 
     @property
     def is_float(self) -> bool:
+        """True for floating-point types."""
         return self.kind == "float"
 
     @property
     def is_integer(self) -> bool:
+        """True for signed and unsigned integers; bool is none."""
         return self.kind in ("int", "uint")
 
     @property
     def is_signed(self) -> bool:
+        """True for types with negative values."""
         return self.kind in ("int", "float", "complex")
 
     @property

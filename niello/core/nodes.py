@@ -1,8 +1,8 @@
 """Interned immutable nodes: equal structure is the same object.
 
 Equality is identity, so common subexpressions are shared by construction and facts about a node
-can be cached on it. A node class names its fields in order in `fields`; `children` are the fields that
-are nodes or tuples of nodes.
+can be cached on it. A node class names its fields in order in `fields`; `children` are the fields
+that are nodes or tuples of nodes.
 """
 
 from __future__ import annotations
@@ -110,7 +110,9 @@ def walk(roots: Iterable[Node]) -> Iterator[Node]:
         stack.extend((c, False) for c in reversed(node.children) if id(c) not in seen)
 
 
-def transform(root: Node, visit: Callable[[Node], Node], memo: dict[Node, Node] | None = None) -> Node:
+def transform(
+    root: Node, visit: Callable[[Node], Node], memo: dict[Node, Node] | None = None
+) -> Node:
     """Rebuild `root` bottom-up; `visit` sees each node with its children already replaced."""
     done: dict[Node, Node] = {} if memo is None else memo
     for node in walk([root]):

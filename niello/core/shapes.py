@@ -28,9 +28,7 @@ def as_shape(value: Any, asked: str) -> Shape | None:
         value = (value,)
     dims = tuple(as_dim(d, asked) for d in value)
     if len(dims) > MAX_RANK:
-        raise ShapeError(
-            asked, f"at most {MAX_RANK} dimensions are supported", received=list(dims)
-        )
+        raise ShapeError(asked, f"at most {MAX_RANK} dimensions are supported", received=list(dims))
     check_size(dims, asked)
     return dims
 
@@ -41,7 +39,9 @@ def as_dim(value: Any, asked: str) -> Dim:
     try:
         size = operator.index(value)
     except TypeError:
-        raise ShapeError(asked, "a dimension must be an integer or None", received=repr(value)) from None
+        raise ShapeError(
+            asked, "a dimension must be an integer or None", received=repr(value)
+        ) from None
     if size < 0:
         raise ShapeError(asked, "a dimension cannot be negative", received=size)
     return size

@@ -16,12 +16,13 @@ from niello.graph.graph import GraphDefinition
 from niello.graph.operation import Operation
 from niello.graph.structural import Placeholder
 from niello.graph.tensor import Tensor
-from niello.passes import pipeline
 from niello.kernel.verify import verify as verify_kernel
+from niello.passes import pipeline
 from niello.passes.computation import Computation
 from niello.passes.watch import Watch
 from niello.runtime.commands import Program
 from niello.runtime.target import Backend, CompileOptions
+from niello.schedule.claims import Claims
 from niello.schedule.program import schedule
 
 
@@ -58,7 +59,10 @@ def compile_graph(
     optimised = pipeline.run(passes, computation, inspect)
 
     # 3. graph -> commands and kernels
-    scheduled = schedule(optimised, backend.limits, fuse=optimise)
+    claims = None
+    if optimise and backend.claims:
+        claims = Claims(opened.usable_claims(backend.claims), opened.refusal)
+    scheduled = schedule(optimised, backend.limits, fuse=optimise, claims=claims)
     dump.schedule(scheduled)
     if watch.level:
         for kernel in scheduled.program.kernels:

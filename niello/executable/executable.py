@@ -9,14 +9,14 @@ from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from niello.core.errors import FeedError, GraphError
 from niello.core.types import TensorType
-from niello.executable.feed import fed_type, to_array
 from niello.executable.describe import commands_text, kernels_text
+from niello.executable.feed import fed_type, to_array
 from niello.graph.graph import GraphDefinition
 from niello.graph.tensor import Tensor, VariableState
 from niello.passes.computation import Computation
@@ -24,7 +24,7 @@ from niello.runtime import profiler
 from niello.runtime.buffer import Buffer
 from niello.runtime.commands import Dispatch, Program
 from niello.runtime.in_flight import InFlight
-from niello.runtime.target import Backend, CompileOptions, Device, Loaded
+from niello.runtime.target import Backend, CompileOptions, Device, Loaded, RemoteDevice
 from niello.runtime.tensor_data import TensorData, on_device
 from niello.schedule.program import Scheduled
 
@@ -79,6 +79,7 @@ class Executable:
     # --- what it is
     @property
     def program(self) -> Program:
+        """The command list and kernels."""
         return self.scheduled.program
 
     @property
@@ -93,10 +94,12 @@ class Executable:
 
     @property
     def input_types(self) -> tuple[TensorType, ...]:
+        """Types of the inputs, in the order of `inputs`."""
         return self._types
 
     @property
     def output_types(self) -> tuple[TensorType, ...]:
+        """Types of the results, in the order of `targets`."""
         return self._outputs
 
     @property
@@ -137,9 +140,7 @@ class Executable:
         )
 
     # --- running
-    def run(
-        self, inputs: Any = (), *, results: Sequence[Any] | None = None
-    ) -> Any:
+    def run(self, inputs: Any = (), *, results: Sequence[Any] | None = None) -> Any:
         """Run with values for the inputs, by position or by name; blocks until done.
 
         `inputs`: a sequence in the order of `self.inputs`, which gives a list of TensorData in the
@@ -155,7 +156,9 @@ class Executable:
         count = len(self._types)
         if len(inputs) != count:
             raise FeedError(
-                "run", f"takes {count} inputs", received=f"{len(inputs)}",
+                "run",
+                f"takes {count} inputs",
+                received=f"{len(inputs)}",
                 advice=f"They are {', '.join(t.name for t in self.inputs) or 'none'}",
             )
         if not self.device.host_memory:
@@ -252,12 +255,9 @@ class Executable:
         if not isinstance(value, TensorData):
             shared = None
             if not self.device.host_memory and hasattr(value, "__dlpack_device__"):
-                shared = self.device.import_dlpack(value)
+                shared = cast(RemoteDevice, self.device).import_dlpack(value)
             value = to_array(value, wanted, name) if shared is None else shared
-        if isinstance(value, TensorData):
-            found = value.type
-        else:
-            found = fed_type(value, wanted, name)
+        found = value.type if isinstance(value, TensorData) else fed_type(value, wanted, name)
         if found != wanted:
             raise FeedError(
                 f"feed {name}",
@@ -322,7 +322,7 @@ class Executable:
             raise FeedError(
                 "run",
                 f"the inputs are {', '.join(t.name for t in self.inputs) or 'none'}",
-                received=[str(getattr(k, 'name', k)) for k in inputs],
+                received=[str(getattr(k, "name", k)) for k in inputs],
                 missing=missing,
                 superfluous=unknown,
             )
@@ -379,10 +379,10 @@ def submit(run: Callable[[], Any], handler: CompletionHandler | None) -> Future[
     """Queue a run; deliver its results or its error to the handler and the future."""
     future = _runner().submit(run)
     if handler is not None:
+
         def deliver(done: Future[Any]) -> None:
             error = CancelledError() if done.cancelled() else done.exception()
             handler(None if error is not None else done.result(), error)
 
         future.add_done_callback(deliver)
     return future
-

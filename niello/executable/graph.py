@@ -55,7 +55,9 @@ class Graph(GraphDefinition):
     def __init__(self, name: str = "graph", *, cache_limit: int = 64) -> None:
         super().__init__(name)
         if cache_limit < 1:
-            raise AttributeValueError("Graph", "cache_limit must be at least 1", received=cache_limit)
+            raise AttributeValueError(
+                "Graph", "cache_limit must be at least 1", received=cache_limit
+            )
         self.cache_limit = cache_limit
         self._cache: OrderedDict[Hashable, Executable] = OrderedDict()
         self._cache_lock = threading.Lock()

@@ -130,9 +130,7 @@ class GraphDefinition:
             self._constants.setdefault(op, known)
         return known
 
-    def variable(
-        self, initial: Any, dtype: Any = None, *, name: str | None = None
-    ) -> Variable:
+    def variable(self, initial: Any, dtype: Any = None, *, name: str | None = None) -> Variable:
         """A tensor that keeps its value between runs, starting as `initial` (which is copied)."""
         array = _constant_array("variable", initial, dtype)
         unique = self.unique_name("variable" if name is None else name)
@@ -172,8 +170,7 @@ class GraphDefinition:
     ) -> Iterator[None]:
         """Operations made inside run after the listed ones (placeholders, constants and variables,
         which do not run, excepted)."""
-        single = isinstance(operations, (Operation, Tensor))
-        given = (operations,) if single else operations
+        given = (operations,) if isinstance(operations, (Operation, Tensor)) else operations
         listed = tuple(o.operation if isinstance(o, Tensor) else o for o in given)
         for o in listed:
             if not isinstance(o, Operation) or o.graph is not self:

@@ -98,8 +98,13 @@ class Sample:
     tolerance: float = 1.0
 
 
-def sample(*inputs: Any, dtypes: tuple[DType, ...] | None = None, grad: bool = True,
-           tolerance: float = 1.0, **attributes: Any) -> Sample:
+def sample(
+    *inputs: Any,
+    dtypes: tuple[DType, ...] | None = None,
+    grad: bool = True,
+    tolerance: float = 1.0,
+    **attributes: Any,
+) -> Sample:
     """A Sample, with the op's attributes as keywords."""
     return Sample(inputs, attributes, dtypes, grad, tolerance)
 
@@ -180,9 +185,10 @@ class Op:
     @property
     def attributes(self) -> dict[str, Any]:
         """Attribute names and values, in declaration order."""
-        if not dataclasses.is_dataclass(self):
+        cls: Any = type(self)
+        if not dataclasses.is_dataclass(cls):
             return {}
-        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        return {f.name: getattr(self, f.name) for f in dataclasses.fields(cls)}
 
     def infer_all(self, *inputs: TensorType) -> tuple[TensorType, ...]:
         """`infer`, always as a tuple."""
@@ -206,9 +212,7 @@ _registry: dict[str, type[Op]] = {}
 def register(cls: type[T]) -> type[T]:
     """Class decorator: check that the contract is complete and make the op known by its name."""
     missing = [
-        part
-        for part in ("infer", "reference", "grad")
-        if getattr(cls, part) is getattr(Op, part)
+        part for part in ("infer", "reference", "grad") if getattr(cls, part) is getattr(Op, part)
     ]
     if cls.samples.__func__ is Op.samples.__func__:  # type: ignore[attr-defined]
         missing.append("samples")
@@ -250,7 +254,9 @@ def not_differentiable(why: str) -> Callable[..., Any]:
 
     def grad(self: Op, gradients: Any, inputs: Any, outputs: Any) -> Any:
         raise NotDifferentiable(
-            "gradients", f"operation {self.name} has no gradient: {why}", operation=self.name,
+            "gradients",
+            f"operation {self.name} has no gradient: {why}",
+            operation=self.name,
             advice="Stop the gradient before it, or use a differentiable operation",
         )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from types import FrameType
 from typing import TYPE_CHECKING
 
 from niello.core.types import TensorType
@@ -33,8 +34,8 @@ class Operation:
         control_inputs: tuple[Operation, ...],
         where: str,
     ) -> None:
-        from niello.graph.tensor import Tensor, Variable
         from niello.graph.structural import VariableOp
+        from niello.graph.tensor import Tensor, Variable
 
         self.graph = graph
         self.number = number
@@ -53,10 +54,10 @@ class Operation:
 
 def user_line() -> str:
     """`file:line` of the innermost frame outside Niello, for messages."""
-    frame = sys._getframe(1)
+    frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         module = frame.f_globals.get("__name__", "")
         if not module.startswith("niello."):
             return f"{frame.f_code.co_filename}:{frame.f_lineno}"
-        frame = frame.f_back  # type: ignore[assignment]
+        frame = frame.f_back
     return ""

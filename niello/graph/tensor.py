@@ -24,7 +24,7 @@ def _call(name: str, *args: Any, **keywords: Any) -> Any:
 
 
 class Tensor:
-    """A value in a graph: a dtype, a shape (None for unknown sizes) and the operation it comes from.
+    """A value in a graph: dtype, shape (None for unknown sizes) and the operation it comes from.
 
     Arithmetic and comparison operators, indexing with integers and slices, and every function of
     Niello whose first argument is a tensor are available as methods: `x.relu().sum(axes=-1)`.
@@ -40,10 +40,12 @@ class Tensor:
 
     @property
     def graph(self) -> GraphDefinition:
+        """The graph that the tensor belongs to."""
         return self.operation.graph
 
     @property
     def dtype(self) -> DType:
+        """Element type."""
         return self.type.dtype
 
     @property
@@ -53,6 +55,7 @@ class Tensor:
 
     @property
     def rank(self) -> int | None:
+        """Number of dimensions, or None when unknown."""
         return self.type.rank
 
     @property
@@ -217,6 +220,14 @@ class VariableState:
         self.remote: Any = None
         self.lock = threading.RLock()
 
+    @classmethod
+    def zeros(cls, type: TensorType) -> VariableState:
+        """Storage that holds zeros, and takes memory only when it is written."""
+        state = cls(np.empty(0, type.dtype.numpy))
+        raw = np.zeros(type.bytes + ALIGNMENT, np.uint8)
+        state.array = _aligned(raw, type.bytes).view(type.dtype.numpy).reshape(type.static_shape)
+        return state
+
     def read(self) -> np.ndarray:
         """A copy of the current value."""
         with self.lock:
@@ -237,13 +248,20 @@ class VariableState:
         return self.array
 
 
-def aligned_copy(array: np.ndarray, alignment: int = 64) -> np.ndarray:
-    """A contiguous copy that starts on a multiple of `alignment` bytes."""
-    raw = np.empty(array.nbytes + alignment, np.uint8)
-    start = -raw.ctypes.data % alignment
-    out = raw[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
+ALIGNMENT = 64
+
+
+def aligned_copy(array: np.ndarray) -> np.ndarray:
+    """A contiguous copy that starts on a multiple of ALIGNMENT bytes."""
+    raw = np.empty(array.nbytes + ALIGNMENT, np.uint8)
+    out = _aligned(raw, array.nbytes).view(array.dtype).reshape(array.shape)
     out[...] = array
     return out
+
+
+def _aligned(raw: np.ndarray, size: int) -> np.ndarray:
+    start = -raw.ctypes.data % ALIGNMENT
+    return raw[start : start + size]
 
 
 class Variable(Tensor):
@@ -257,6 +275,7 @@ class Variable(Tensor):
 
     @property
     def state(self) -> VariableState:
+        """The storage."""
         return self.graph.variable_states[self.operation.op.variable]  # type: ignore[attr-defined,no-any-return]
 
     @property

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from niello.core.dtypes import BY_NAME, DType
-from niello.core.errors import CorruptFile
+from niello.core.errors import CorruptFile, ShapeError
 from niello.core.shapes import show
 from niello.core.types import TensorType
 from niello.graph.graph import GraphDefinition
@@ -226,26 +226,41 @@ class _Parser:
         controls: list[Operation] = []
         if self.take("after"):
             controls = self.listed(lambda: self.known(self.operations, "operation"))
-        op = self.build(op_type, attributes)
-        if isinstance(op, VariableOp):
-            initial = np.zeros(op.type.static_shape, op.type.dtype.numpy)
-            graph.variable_states[op.variable] = VariableState(initial)
-        if names[0] in self.operations:
+        if any(n in self.tensors or n in self.operations for n in names):
             raise self.fail(f"{names[0]!r} is defined twice")
+        op = self.build(op_type, attributes)
+        # The text may hold anything in place of an attribute: whatever an op makes of that, the
+        # text is at fault.
         try:
+            if isinstance(op, VariableOp):
+                self.variable(op, graph)
             made = graph.add(op, inputs, name=names[0], control_inputs=controls, where="")
-        except (ValueError, TypeError) as error:
-            raise self.fail(f"{names[0]}: {error}") from error
+        except Exception as error:
+            raise self.fail(f"{names[0]}: {type(error).__name__}: {error}") from error
+        if made.name != names[0]:
+            raise self.fail(f"{names[0]!r} is defined twice")
         if len(names) != max(len(made.outputs), 1):
             raise self.fail(f"{word} has {len(made.outputs)} results")
         self.operations[names[0]] = made
         self.tensors.update(zip(names, made.outputs, strict=False))
 
+    def variable(self, op: VariableOp, graph: GraphDefinition) -> None:
+        if op.variable in graph.variable_states:
+            raise self.fail(f"variable {op.variable!r} is defined twice")
+        graph.variable_states[op.variable] = VariableState.zeros(op.type)
+
     def build(self, kind: type[Any], attributes: dict[str, Any]) -> Any:
-        wanted = {f.name for f in dataclasses.fields(kind)} if dataclasses.is_dataclass(kind) else set()
+        wanted = (
+            {f.name for f in dataclasses.fields(kind)} if dataclasses.is_dataclass(kind) else set()
+        )
         if set(attributes) != wanted:
-            raise self.fail(f"{getattr(kind, 'name', kind.__name__)} has attributes {sorted(wanted)}")
-        return kind(**attributes)
+            raise self.fail(
+                f"{getattr(kind, 'name', kind.__name__)} has attributes {sorted(wanted)}"
+            )
+        try:
+            return kind(**attributes)
+        except Exception as error:
+            raise self.fail(f"{type(error).__name__}: {error}") from error
 
     def known(self, table: Mapping[str, Any], what: str) -> Any:
         name = self.name()
@@ -290,11 +305,13 @@ class _Parser:
     def _value(self) -> Any:
         if self.peek() == "(":
             return tuple(self.listed(self.value))
+        start = self.at
         kind, text = self.next()
         if kind == "string":
             return _unquote(text)
         if kind == "number":
-            return _parse_number(text)
+            self.at = start
+            return self.number()
         if kind == "word":
             return self.word(text)
         raise self.fail("expected a value")
@@ -304,7 +321,7 @@ class _Parser:
         if word in plain:
             return plain[word]
         if word in BY_NAME:
-            return TensorType(self.shape(), word) if self.peek() == "[" else BY_NAME[word]
+            return self.type(word) if self.peek() == "[" else BY_NAME[word]
         if word in ("splat", "dense", "external"):
             return self.data(word)
         record = records().get(word)
@@ -312,6 +329,20 @@ class _Parser:
             raise self.fail(f"unknown word {word!r}")
         self.expect("(")
         return self.build(record, self.fields(")"))
+
+    def type(self, word: str) -> TensorType:
+        shape = self.shape()
+        try:
+            return TensorType(shape, word)
+        except ShapeError as error:
+            raise self.fail(str(error)) from error
+
+    def number(self) -> int | float:
+        text = self.kind("number")
+        try:
+            return _parse_number(text)
+        except ValueError:  # more digits than Python converts
+            raise self.fail("a number is too long") from None
 
     def shape(self) -> tuple[int | None, ...] | None:
         self.expect("[")
@@ -321,7 +352,10 @@ class _Parser:
             self.expect("]")
             return None
         while not self.take("]"):
-            dims.append(None if self.take("?") else int(self.kind("number")))
+            size = None if self.take("?") else self.number()
+            if isinstance(size, float):
+                raise self.fail(f"a dimension cannot be {size}")
+            dims.append(size)
             if not self.take(","):
                 self.expect("]")
                 break
@@ -338,13 +372,14 @@ class _Parser:
         shape, dtype = kind.static_shape, kind.dtype.numpy
         try:
             if word == "splat":
-                array = np.broadcast_to(np.asarray(content, dtype), shape)
+                array = np.broadcast_to(np.asarray(content, dtype).reshape(()), shape)
             elif word == "dense":
                 array = np.array(content, dtype).reshape(shape)
             else:
-                array = self.external[content]
-        except (KeyError, ValueError, TypeError) as error:
+                array = self.external[content].view()
+        except (KeyError, ValueError, TypeError, OverflowError) as error:
             raise self.fail(f"a constant is missing or malformed: {error}") from error
+        array.setflags(write=False)
         if array.shape != shape or array.dtype != dtype:
             raise self.fail(f"a constant is {array.dtype.name}{list(array.shape)}")
         return Data(array)
@@ -356,4 +391,3 @@ def _unquote(text: str) -> str:
 
 def _parse_number(text: str) -> int | float:
     return int(text) if re.fullmatch(r"[-+]?\d+", text) else float(text)
-

@@ -1,8 +1,8 @@
 """Structural rules of a graph, one function each. Run after every pass with NIELLO_VERIFY=1.
 
-    graph_rules     what holds for every GraphDefinition
-    verify(graph)   raises CompilerBug, with the operation's text, for the first rule that is broken
-    acyclic(...)    the one rule that users can break: GraphError
+graph_rules     what holds for every GraphDefinition
+verify(graph)   raises CompilerBug, with the operation's text, for the first rule that is broken
+acyclic(...)    the one rule that users can break: GraphError
 """
 
 from __future__ import annotations

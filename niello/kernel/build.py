@@ -29,7 +29,9 @@ class Value:
 
     __slots__ = ("_element", "dtype", "shape")
 
-    def __init__(self, shape: Sequence[int], dtype: DType, element: Callable[[Index], Expr]) -> None:
+    def __init__(
+        self, shape: Sequence[int], dtype: DType, element: Callable[[Index], Expr]
+    ) -> None:
         self.shape = tuple(shape)
         self.dtype = dtype
         self._element = element
@@ -37,7 +39,8 @@ class Value:
     def __call__(self, *index: Any) -> Expr:
         if len(index) != len(self.shape):
             raise CompilerBug(
-                "Value", f"an element of rank {len(self.shape)} was asked with another rank",
+                "Value",
+                f"an element of rank {len(self.shape)} was asked with another rank",
                 received=len(index),
             )
         return self._element(tuple(i if isinstance(i, Expr) else ir.const(i, int64) for i in index))

@@ -10,7 +10,7 @@
             | Cast(x, dtype) | Bitcast(x, dtype)             value / bit pattern
             | Reduce(op, ranges, body)                       add mul min max and or xor over ranges
             | ArgReduce(op, ranges, body)                    int64 position of the first min / max
-            | Contract(ranges, a, b, dtype)                  sum over ranges of a * b, summed in dtype
+            | Contract(ranges, a, b, dtype)                  sum of a * b over ranges, in dtype
 
 A kernel says what is computed, never in which order: a Store holds for every point of its ranges,
 and stores of one kernel may run in any order or at once. Stores over the same Range nodes share
@@ -421,7 +421,11 @@ SCALAR_FUNCTIONS: dict[str, ScalarFunction] = {
 def const(value: Any, dtype: DType) -> Const:
     """A literal, converted to `dtype` (integers wrap, as NumPy's astype does)."""
     if dtype.is_float:
-        value = float(value) if dtype.bits == 64 else float(np.asarray(value, dtypes.compute_dtype(dtype).numpy))
+        value = (
+            float(value)
+            if dtype.bits == 64
+            else float(np.asarray(value, dtypes.compute_dtype(dtype).numpy))
+        )
     elif dtype is bool_:
         value = bool(value)
     else:
@@ -447,7 +451,12 @@ def fn(name: str, *args: Any) -> Expr:
     dtype = operands[0].dtype
     wrong_kind = dtype.kind not in spec.kinds or dtype.is_half
     mixed = any(a.dtype is not dtype for a in operands)
-    if len(exprs) != spec.arity or wrong_kind or mixed or (name == "where" and exprs[0].dtype is not bool_):
+    if (
+        len(exprs) != spec.arity
+        or wrong_kind
+        or mixed
+        or (name == "where" and exprs[0].dtype is not bool_)
+    ):
         raise CompilerBug(
             f"kernel function {name}",
             "wrong number or types of arguments",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -38,16 +38,18 @@ class WeightsLayout:
     def spatial(self) -> tuple[int, ...]:
         return tuple(i for i, c in enumerate(self.letters) if c not in "IO")
 
-    def pick(self, values: Shape | Index) -> tuple[Shape, ...]:
+    def pick(self, values: Any) -> tuple[Any, Any, tuple[Any, ...]]:
         """(inputs, outputs, spatial...) entries."""
         return (
             values[self.letters.index("I")],
             values[self.letters.index("O")],
             tuple(values[i] for i in self.spatial),
-        )  # type: ignore[return-value]
+        )
 
-    def build(self, inputs: object, outputs: object, spatial: Sequence[object]) -> tuple[object, ...]:
-        result: list[object] = [None] * len(self.letters)
+    def build(
+        self, inputs: Any, outputs: Any, spatial: Sequence[Any]
+    ) -> tuple[Any, ...]:
+        result: list[Any] = [None] * len(self.letters)
         result[self.letters.index("I")], result[self.letters.index("O")] = inputs, outputs
         for axis, value in zip(self.spatial, spatial, strict=True):
             result[axis] = value
@@ -89,7 +91,11 @@ class ConvolutionSettings:
         """The [inputs, outputs] matrix of one group at one kernel offset."""
         moved = np.moveaxis(
             w,
-            (*self.weights.spatial, self.weights.letters.index("I"), self.weights.letters.index("O")),
+            (
+                *self.weights.spatial,
+                self.weights.letters.index("I"),
+                self.weights.letters.index("O"),
+            ),
             range(w.ndim),
         )
         size = moved.shape[-1] // self.groups
@@ -128,11 +134,14 @@ class ConvolutionOp(Op):
                 )
         return True
 
-    def _check_channels(self, channels: int | None, inputs: int | None, outputs: int | None) -> None:
+    def _check_channels(
+        self, channels: int | None, inputs: int | None, outputs: int | None
+    ) -> None:
         groups = self.settings.groups
         if outputs is not None and outputs % groups:
             raise ShapeError(
-                self.name, f"{outputs} output channels do not divide into {groups} groups",
+                self.name,
+                f"{outputs} output channels do not divide into {groups} groups",
                 received=outputs,
             )
         if channels is not None and inputs is not None and channels != inputs * groups:
@@ -153,8 +162,8 @@ class Convolution(ConvolutionOp):
     settings: ConvolutionSettings
     name: ClassVar[str] = "convolution"
     doc: ClassVar[str] = (
-        "Convolution (cross-correlation) of data [N, C, ...] with weights [O, C/groups, ...] in any "
-        "layout; source: ONNX Conv."
+        "Convolution (cross-correlation) of data [N, C, ...] with weights [O, C/groups, ...] in "
+        "any layout; source: ONNX Conv."
     )
 
     def infer(self, x: TensorType, w: TensorType) -> TensorType:
@@ -348,9 +357,7 @@ class ConvolutionDataGradient(ConvolutionOp):
                 )
 
         visit_windows(padded, s.window, kernel, outputs, tuple(range(1, gl.ndim - 1)), visit)
-        crop = tuple(
-            slice(low, low + size) for size, (low, _) in zip(sizes, spans, strict=True)
-        )
+        crop = tuple(slice(low, low + size) for size, (low, _) in zip(sizes, spans, strict=True))
         return _from_channel_last(padded[(slice(None), *crop)], s.data)
 
     def grad(
@@ -361,7 +368,7 @@ class ConvolutionDataGradient(ConvolutionOp):
     ) -> Sequence[Tensor | None]:
         h, (g, w, *like) = gradients[0], inputs
         assert h is not None
-        forward = g.graph.apply(Convolution(self.settings), h, w)
+        forward: Any = g.graph.apply(Convolution(self.settings), h, w)
         return (forward, weights_gradient(self.settings, g, h, w), *(None for _ in like))  # type: ignore[return-value]
 
     def domain(self, *inputs: TensorType) -> tuple[int, ...] | None:
@@ -389,9 +396,7 @@ class ConvolutionDataGradient(ConvolutionOp):
         def data(*r: Expr) -> Expr:
             *offset, o = r
             there, window = s.window.covering(k, position, tuple(offset), before, outputs)
-            value = k.guarded(
-                there, lambda: g(*s.data.build(batch, group * outer + o, window)), 0
-            )
+            value = k.guarded(there, lambda: g(*s.data.build(batch, group * outer + o, window)), 0)
             return k.cast(value, acc)
 
         def weight(*r: Expr) -> Expr:
@@ -427,8 +432,8 @@ class ConvolutionWeightsGradient(ConvolutionOp):
     name: ClassVar[str] = "convolution_weights_gradient"
     traits: ClassVar[Trait] = Trait.CONTRACTION | Trait.SHAPE_ONLY
     doc: ClassVar[str] = (
-        "Gradient of a convolution with respect to its weights, from the gradient of its result and "
-        "the data."
+        "Gradient of a convolution with respect to its weights, from the gradient of its result "
+        "and the data."
     )
 
     def infer(self, g: TensorType, x: TensorType, *like: TensorType) -> TensorType:
@@ -482,7 +487,7 @@ class ConvolutionWeightsGradient(ConvolutionOp):
     ) -> Sequence[Tensor | None]:
         h, (g, x, *like) = gradients[0], inputs
         assert h is not None
-        forward = g.graph.apply(Convolution(self.settings), x, h)
+        forward: Any = g.graph.apply(Convolution(self.settings), x, h)
         return (forward, data_gradient(self.settings, g, h, x), *(None for _ in like))  # type: ignore[return-value]
 
     def domain(self, *inputs: TensorType) -> tuple[int, ...] | None:
@@ -568,8 +573,12 @@ def sample_settings() -> list[SampleSettings]:
     """(data shape, weights shape, settings, with gradient) that cover every attribute."""
 
     def settings(
-        data: str, weights: str, strides: tuple[int, ...] = (1, 1),
-        dilations: tuple[int, ...] = (1, 1), padding: object = "valid", groups: int = 1,
+        data: str,
+        weights: str,
+        strides: tuple[int, ...] = (1, 1),
+        dilations: tuple[int, ...] = (1, 1),
+        padding: object = "valid",
+        groups: int = 1,
     ) -> ConvolutionSettings:
         window = Window(strides, dilations, padding)  # type: ignore[arg-type]
         return ConvolutionSettings(window, groups, Layout(data), WeightsLayout(weights))
@@ -588,5 +597,3 @@ def sample_settings() -> list[SampleSettings]:
         ((2, 9, 9, 17), (3, 3, 17, 35), settings("NHWC", "HWIO", padding="same"), False),
         ((0, 4, 4, 2), (3, 3, 2, 3), settings("NHWC", "HWIO", padding="same"), False),
     ]
-
-

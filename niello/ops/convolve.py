@@ -113,11 +113,14 @@ def conv_transpose2d(
         (1, 3, 16, 16)
     """
     asked = "conv_transpose2d"
-    settings = make_settings(asked, 2, strides, dilations, padding, groups, data_layout, weights_layout)
+    settings = make_settings(
+        asked, 2, strides, dilations, padding, groups, data_layout, weights_layout
+    )
     x, weights = operands(asked, x, weights)
     if output_size is None:
-        sizes = _transposed_sizes(asked, settings, x, weights, spatial_pair(
-            output_padding, 2, asked, "output_padding", 0))
+        sizes = _transposed_sizes(
+            asked, settings, x, weights, spatial_pair(output_padding, 2, asked, "output_padding", 0)
+        )
     else:
         sizes = spatial_pair(output_size, 2, asked, "output_size", 0)
     op = ConvolutionDataGradient(settings, sizes)
@@ -136,7 +139,9 @@ def _transposed_sizes(
     for axis, (size, k) in enumerate(zip(have, kernel, strict=True)):
         if size is None or k is None:
             raise ShapeError(
-                asked, "spatial sizes must be known", received=f"{x.type} and {weights.type}",
+                asked,
+                "spatial sizes must be known",
+                received=f"{x.type} and {weights.type}",
                 advice="Give output_size",
             )
         stride = window.strides[axis]
@@ -178,7 +183,9 @@ def depthwise_conv2d(
     asked = "depthwise_conv2d"
     x, weights = operands(asked, x, weights)
     if weights.shape is None or len(weights.shape) != 4 or None in weights.shape:
-        raise ShapeError(asked, "the shape of the weights must be known", received=repr(weights.type))
+        raise ShapeError(
+            asked, "the shape of the weights must be known", received=repr(weights.type)
+        )
     functions = opdef.functions()
     if weights_layout == "HWIO":
         height, width, channels, multiplier = weights.shape
@@ -188,16 +195,31 @@ def depthwise_conv2d(
         moved = functions["swap_axes"](weights, 0, 1)
         shaped = functions["reshape"](moved, (channels * multiplier, 1, height, width))
     return conv2d(
-        x, shaped, strides=strides, dilations=dilations, padding=padding, groups=channels,
-        data_layout=data_layout, weights_layout=weights_layout, name=name,
+        x,
+        shaped,
+        strides=strides,
+        dilations=dilations,
+        padding=padding,
+        groups=channels,
+        data_layout=data_layout,
+        weights_layout=weights_layout,
+        name=name,
     )
 
 
 @opdef.plain_function
 def conv2d_data_gradient(
-    gradient: Any, weights: Any, output_size: Any, *, strides: Any = 1, dilations: Any = 1,
-    padding: Any = "valid", groups: int = 1, data_layout: str = "NCHW",
-    weights_layout: str = "OIHW", name: str | None = None,
+    gradient: Any,
+    weights: Any,
+    output_size: Any,
+    *,
+    strides: Any = 1,
+    dilations: Any = 1,
+    padding: Any = "valid",
+    groups: int = 1,
+    data_layout: str = "NCHW",
+    weights_layout: str = "OIHW",
+    name: str | None = None,
 ) -> Tensor:
     """Gradient of conv2d with respect to its data, whose (H, W) are `output_size`.
 
@@ -209,7 +231,9 @@ def conv2d_data_gradient(
         (1, 3, 8, 8)
     """
     asked = "conv2d_data_gradient"
-    settings = make_settings(asked, 2, strides, dilations, padding, groups, data_layout, weights_layout)
+    settings = make_settings(
+        asked, 2, strides, dilations, padding, groups, data_layout, weights_layout
+    )
     gradient, weights = operands(asked, gradient, weights)
     op = ConvolutionDataGradient(settings, spatial_pair(output_size, 2, asked, "output_size", 0))
     return gradient.graph.apply(op, gradient, weights, name=name)  # type: ignore[return-value]
@@ -217,9 +241,17 @@ def conv2d_data_gradient(
 
 @opdef.plain_function
 def conv2d_weights_gradient(
-    gradient: Any, x: Any, kernel_size: Any, *, strides: Any = 1, dilations: Any = 1,
-    padding: Any = "valid", groups: int = 1, data_layout: str = "NCHW",
-    weights_layout: str = "OIHW", name: str | None = None,
+    gradient: Any,
+    x: Any,
+    kernel_size: Any,
+    *,
+    strides: Any = 1,
+    dilations: Any = 1,
+    padding: Any = "valid",
+    groups: int = 1,
+    data_layout: str = "NCHW",
+    weights_layout: str = "OIHW",
+    name: str | None = None,
 ) -> Tensor:
     """Gradient of conv2d with respect to its weights, whose (kH, kW) are `kernel_size`.
 
@@ -231,7 +263,9 @@ def conv2d_weights_gradient(
         (4, 3, 3, 3)
     """
     asked = "conv2d_weights_gradient"
-    settings = make_settings(asked, 2, strides, dilations, padding, groups, data_layout, weights_layout)
+    settings = make_settings(
+        asked, 2, strides, dilations, padding, groups, data_layout, weights_layout
+    )
     gradient, x = operands(asked, gradient, x)
     op = ConvolutionWeightsGradient(settings, spatial_pair(kernel_size, 2, asked, "kernel_size"))
     return gradient.graph.apply(op, gradient, x, name=name)  # type: ignore[return-value]

@@ -137,7 +137,9 @@ def matmul(a: Any, b: Any, *, name: str | None = None) -> Tensor:
     row, column = a.rank == 1, b.rank == 1
     if a.rank == 0 or b.rank == 0:
         raise ShapeError(
-            "matmul", "a scalar is no matrix", received=f"{a.type} and {b.type}",
+            "matmul",
+            "a scalar is no matrix",
+            received=f"{a.type} and {b.type}",
             advice="Use * to scale",
         )
     if row:

@@ -10,10 +10,9 @@ from typing import Any, ClassVar
 import numpy as np
 
 from niello.core.dtypes import FLOATS, NUMBERS, DType, compute_dtype, int64
-from niello.core.errors import AttributeValueError, ShapeError
+from niello.core.errors import ShapeError
 from niello.core.shapes import show
 from niello.core.types import TensorType
-from niello.graph import opdef
 from niello.graph.opdef import Op, Sample, Trait, distinct, real, record, register, sample
 from niello.graph.tensor import Tensor
 from niello.kernel import ir
@@ -23,9 +22,7 @@ from niello.ops.define import check_dtype, half_as_float32
 from niello.ops.window import (
     Layout,
     Window,
-    as_padding,
     inside,
-    spatial_pair,
     visit_windows,
 )
 
@@ -44,8 +41,9 @@ class PoolSettings:
             return TensorType(None, x.dtype)
         if len(x.shape) != len(self.data.letters):
             raise ShapeError(
-                asked, f"the input must have {len(self.data.letters)} dimensions "
-                f"({self.data.letters})", received=show(x.shape),
+                asked,
+                f"the input must have {len(self.data.letters)} dimensions ({self.data.letters})",
+                received=show(x.shape),
             )
         batch, channel, sizes = self.data.pick(x.shape)
         found = self.window.output(asked, sizes, self.kernel)
@@ -53,12 +51,19 @@ class PoolSettings:
 
     def padded(self, x: np.ndarray, fill: Any, outputs: tuple[int, ...]) -> np.ndarray:
         """The input in channel-last order, padded so that every window fits."""
-        moved = np.moveaxis(x, (self.data.batch, *self.data.spatial, self.data.channel), range(x.ndim))
+        moved = np.moveaxis(
+            x, (self.data.batch, *self.data.spatial, self.data.channel), range(x.ndim)
+        )
         sizes = moved.shape[1:-1]
         pads = []
         for size, (low, high), k, s, d, out in zip(
-            sizes, self.window.amounts(sizes, self.kernel), self.kernel, self.window.strides,
-            self.window.dilations, outputs, strict=True,
+            sizes,
+            self.window.amounts(sizes, self.kernel),
+            self.kernel,
+            self.window.strides,
+            self.window.dilations,
+            outputs,
+            strict=True,
         ):
             reach = (out - 1) * s + (k - 1) * d + 1 - size - low if out else 0
             pads.append((low, max(high, reach)))
@@ -66,7 +71,9 @@ class PoolSettings:
 
     def restore(self, x: np.ndarray) -> np.ndarray:
         """From channel-last order back to the layout."""
-        return np.moveaxis(x, range(x.ndim), (self.data.batch, *self.data.spatial, self.data.channel))
+        return np.moveaxis(
+            x, range(x.ndim), (self.data.batch, *self.data.spatial, self.data.channel)
+        )
 
     def stacked(self, asked: str, x: np.ndarray, fill: Any) -> np.ndarray:
         """[kernel elements, N, out..., C]: what each window reads."""
@@ -86,8 +93,16 @@ class PoolOp(Op):
 
     settings: PoolSettings
 
-    def _element(self, k: Builder, x: Value, batch: Expr, channel: Expr,
-                 position: tuple[Expr, ...], offset: tuple[Expr, ...], fill: Any) -> Expr:
+    def _element(
+        self,
+        k: Builder,
+        x: Value,
+        batch: Expr,
+        channel: Expr,
+        position: tuple[Expr, ...],
+        offset: tuple[Expr, ...],
+        fill: Any,
+    ) -> Expr:
         """What the window at `position` reads at kernel `offset`, `fill` in the padding."""
         s = self.settings
         _, _, sizes = s.data.pick(x.shape)
@@ -97,8 +112,9 @@ class PoolOp(Op):
             inside(k, source, sizes), lambda: x(*s.data.build(batch, channel, source)), fill
         )
 
-    def _winner(self, k: Builder, x: Value, batch: Expr, channel: Expr,
-                position: tuple[Expr, ...]) -> Expr:
+    def _winner(
+        self, k: Builder, x: Value, batch: Expr, channel: Expr, position: tuple[Expr, ...]
+    ) -> Expr:
         """Row-major offset in the window of its first maximum."""
         low = _lowest(x.dtype)
         return k.arg_reduce(
@@ -135,8 +151,12 @@ class MaxPool(PoolOp):
         found = self.settings.stacked(self.name, x, low).max(axis=0)
         return self.settings.restore(found).astype(x.dtype, copy=False)
 
-    def grad(self, gradients: tuple[Tensor | None, ...], inputs: tuple[Tensor, ...],
-             outputs: tuple[Tensor, ...]) -> Sequence[Tensor | None]:
+    def grad(
+        self,
+        gradients: tuple[Tensor | None, ...],
+        inputs: tuple[Tensor, ...],
+        outputs: tuple[Tensor, ...],
+    ) -> Sequence[Tensor | None]:
         g, x = gradients[0], inputs[0]
         assert g is not None
         return (x.graph.apply(MaxPoolGradient(self.settings), g, x),)  # type: ignore[return-value]
@@ -166,7 +186,8 @@ class MaxPoolGradient(PoolOp):
     traits: ClassVar[Trait] = Trait.WINDOW
     dtypes: ClassVar[tuple[DType, ...]] = FLOATS
     doc: ClassVar[str] = (
-        "Gradient of max pooling: each window's gradient goes to its first maximum in row-major order."
+        "Gradient of max pooling: each window's gradient goes to its first maximum in row-major "
+        "order."
     )
 
     def infer(self, g: TensorType, x: TensorType) -> TensorType:
@@ -192,8 +213,12 @@ class MaxPoolGradient(PoolOp):
         crop = tuple(slice(p, p + n) for p, n in zip(before, sizes, strict=True))
         return s.restore(padded[(slice(None), *crop)]).astype(g.dtype)
 
-    def grad(self, gradients: tuple[Tensor | None, ...], inputs: tuple[Tensor, ...],
-             outputs: tuple[Tensor, ...]) -> Sequence[Tensor | None]:
+    def grad(
+        self,
+        gradients: tuple[Tensor | None, ...],
+        inputs: tuple[Tensor, ...],
+        outputs: tuple[Tensor, ...],
+    ) -> Sequence[Tensor | None]:
         h, x = gradients[0], inputs[1]
         assert h is not None
         # Linear in the gradient: its transpose picks, for each window, the winner's element.
@@ -262,8 +287,12 @@ class PickMaximum(PoolOp):
         found = np.take_along_axis(s.stacked("max_pool", h, 0), winners[None], 0)[0]
         return s.restore(found).astype(h.dtype, copy=False)
 
-    def grad(self, gradients: tuple[Tensor | None, ...], inputs: tuple[Tensor, ...],
-             outputs: tuple[Tensor, ...]) -> Sequence[Tensor | None]:
+    def grad(
+        self,
+        gradients: tuple[Tensor | None, ...],
+        inputs: tuple[Tensor, ...],
+        outputs: tuple[Tensor, ...],
+    ) -> Sequence[Tensor | None]:
         g, x = gradients[0], inputs[1]
         assert g is not None
         return (x.graph.apply(MaxPoolGradient(self.settings), g, x), None)  # type: ignore[return-value]
@@ -329,8 +358,13 @@ class AveragePool(PoolOp):
         s = self.settings
         total: Expr | int = 1
         for o, size, n, step, d, (low, high) in zip(
-            position, sizes, s.kernel, s.window.strides, s.window.dilations,
-            s.window.amounts(sizes, s.kernel), strict=True,
+            position,
+            sizes,
+            s.kernel,
+            s.window.strides,
+            s.window.dilations,
+            s.window.amounts(sizes, s.kernel),
+            strict=True,
         ):
             first = o * step - low
             bottom, top = (-low, size + high) if self.include_padding else (0, size)
@@ -342,15 +376,21 @@ class AveragePool(PoolOp):
             total = count * total
         return total
 
-    def scale(self, k: Builder, position: tuple[Expr, ...], sizes: tuple[int, ...], dtype: DType) -> Expr:
+    def scale(
+        self, k: Builder, position: tuple[Expr, ...], sizes: tuple[int, ...], dtype: DType
+    ) -> Expr:
         """The number of elements of a window as a number of the compute dtype."""
         found = self.count(position, sizes)
         if isinstance(found, int):
             return k.const(max(found, 1), compute_dtype(dtype))
         return k.cast(k.max(found, 1), compute_dtype(dtype))
 
-    def grad(self, gradients: tuple[Tensor | None, ...], inputs: tuple[Tensor, ...],
-             outputs: tuple[Tensor, ...]) -> Sequence[Tensor | None]:
+    def grad(
+        self,
+        gradients: tuple[Tensor | None, ...],
+        inputs: tuple[Tensor, ...],
+        outputs: tuple[Tensor, ...],
+    ) -> Sequence[Tensor | None]:
         g, x = gradients[0], inputs[0]
         assert g is not None
         op = AveragePoolGradient(self.settings, self.include_padding)
@@ -413,8 +453,12 @@ class AveragePoolGradient(PoolOp):
         crop = tuple(slice(p, p + n) for p, n in zip(before, sizes, strict=True))
         return s.restore(padded[(slice(None), *crop)])
 
-    def grad(self, gradients: tuple[Tensor | None, ...], inputs: tuple[Tensor, ...],
-             outputs: tuple[Tensor, ...]) -> Sequence[Tensor | None]:
+    def grad(
+        self,
+        gradients: tuple[Tensor | None, ...],
+        inputs: tuple[Tensor, ...],
+        outputs: tuple[Tensor, ...],
+    ) -> Sequence[Tensor | None]:
         h = gradients[0]
         assert h is not None
         return (h.graph.apply(self._forward(), h), None)  # type: ignore[return-value]
@@ -462,102 +506,3 @@ def sample_settings() -> list[tuple[tuple[int, ...], PoolSettings]]:
         ((2, 7, 3), PoolSettings((3,), Window((2,), (1,), "same"), Layout("NWC"))),
         ((0, 4, 4, 2), PoolSettings(two, Window(two, one, "valid"), Layout("NHWC"))),
     ]
-
-
-def make_settings(
-    asked: str, rank: int, kernel_size: Any, strides: Any, dilations: Any, padding: Any,
-    ceil_mode: bool, data_layout: str,
-) -> PoolSettings:
-    """Checked settings of a pooling over `rank` spatial axes."""
-    allowed = {1: ("NCW", "NWC"), 2: ("NCHW", "NHWC"), 3: ("NCDHW", "NDHWC")}[rank]
-    if data_layout not in allowed:
-        raise AttributeValueError(
-            asked, f"data_layout must be {' or '.join(allowed)}", received=repr(data_layout)
-        )
-    kernel = spatial_pair(kernel_size, rank, asked, "kernel_size")
-    window = Window(
-        kernel if strides is None else spatial_pair(strides, rank, asked, "strides"),
-        spatial_pair(dilations, rank, asked, "dilations"),
-        as_padding(padding, rank, asked),
-        bool(ceil_mode),
-    )
-    return PoolSettings(kernel, window, Layout(data_layout))
-
-
-@opdef.function
-def max_pool2d(
-    x: Tensor, kernel_size: Any, *, strides: Any = None, dilations: Any = 1, padding: Any = "valid",
-    ceil_mode: bool = False, data_layout: str = "NCHW", name: str | None = None,
-) -> Tensor:
-    """Maximum over windows of a [N, C, H, W] or [N, H, W, C] tensor; strides default to the kernel.
-
-    Padding never wins; NaN does. The gradient goes to the first maximum of each window.
-
-    Example:
-        >>> import niello as nl
-        >>> graph = nl.Graph()
-        >>> nl.max_pool2d(graph.placeholder((8, 28, 28, 32)), 2, data_layout="NHWC")
-        <Tensor 'max_pool': float32[8, 14, 14, 32]>
-    """
-    settings = make_settings(
-        "max_pool2d", 2, kernel_size, strides, dilations, padding, ceil_mode, data_layout
-    )
-    return x.graph.apply(MaxPool(settings), x, name=name)  # type: ignore[return-value]
-
-
-@opdef.function
-def average_pool2d(
-    x: Tensor, kernel_size: Any, *, strides: Any = None, dilations: Any = 1, padding: Any = "valid",
-    ceil_mode: bool = False, include_padding: bool = False, data_layout: str = "NCHW",
-    name: str | None = None,
-) -> Tensor:
-    """Mean over windows of a [N, C, H, W] or [N, H, W, C] tensor; strides default to the kernel.
-
-    With `include_padding` the padding counts as zeros, otherwise only elements of x are averaged; a
-    window that holds none of them gives 0.
-
-    Example:
-        >>> import niello as nl
-        >>> graph = nl.Graph()
-        >>> nl.average_pool2d(graph.placeholder((8, 32, 28, 28)), 3, strides=2, padding="same")
-        <Tensor 'average_pool': float32[8, 32, 14, 14]>
-    """
-    settings = make_settings(
-        "average_pool2d", 2, kernel_size, strides, dilations, padding, ceil_mode, data_layout
-    )
-    return x.graph.apply(AveragePool(settings, bool(include_padding)), x, name=name)  # type: ignore[return-value]
-
-
-@opdef.function
-def global_average_pool(
-    x: Tensor, *, data_layout: str = "NCHW", keepdims: bool = True, name: str | None = None
-) -> Tensor:
-    """Mean of each channel over all spatial axes: [N, C, 1, 1] or [N, 1, 1, C], or [N, C] without
-    `keepdims`.
-
-    Example:
-        >>> import niello as nl
-        >>> graph = nl.Graph()
-        >>> nl.global_average_pool(graph.placeholder((8, 512, 7, 7))).shape
-        (8, 512, 1, 1)
-    """
-    axes = Layout(data_layout).spatial
-    return opdef.functions()["mean"](x, axes=axes, keepdims=keepdims, name=name)  # type: ignore[no-any-return]
-
-
-@opdef.function
-def global_max_pool(
-    x: Tensor, *, data_layout: str = "NCHW", keepdims: bool = True, name: str | None = None
-) -> Tensor:
-    """Maximum of each channel over all spatial axes: [N, C, 1, 1] or [N, 1, 1, C], or [N, C]
-    without `keepdims`.
-
-    Example:
-        >>> import niello as nl
-        >>> graph = nl.Graph()
-        >>> x = graph.placeholder((8, 7, 7, 512))
-        >>> nl.global_max_pool(x, data_layout="NHWC", keepdims=False).shape
-        (8, 512)
-    """
-    axes = Layout(data_layout).spatial
-    return opdef.functions()["max"](x, axes=axes, keepdims=keepdims, name=name)  # type: ignore[no-any-return]

@@ -87,9 +87,7 @@ def as_padding(value: Any, rank: int, asked: str) -> str | Pairs:
             )
         return value.lower()
     listed = tuple(value) if isinstance(value, Iterable) else (value,) * rank
-    pairs = tuple(
-        tuple(p) if isinstance(p, Iterable) else (p, p) for p in listed
-    )
+    pairs = tuple(tuple(p) if isinstance(p, Iterable) else (p, p) for p in listed)
     try:
         found = tuple((operator.index(a), operator.index(b)) for a, b in pairs)
     except (TypeError, ValueError):
@@ -205,7 +203,6 @@ def inside(k: Builder, position: tuple[Expr, ...], sizes: tuple[int, ...]) -> Ex
     for i, size in zip(position, sizes, strict=True):
         tests += [ir.fn("le", 0, i), i < size]
     return k.all_of(*tests) if tests else ir.const(True, bool_)
-
 
 
 def visit_windows(

@@ -94,12 +94,11 @@ class Rebuild:
         )
 
 
-def specialised_inputs(source: Computation, types: Sequence[TensorType]) -> dict[Operation, Placeholder]:
+def specialised_inputs(
+    source: Computation, types: Sequence[TensorType]
+) -> dict[Operation, Placeholder]:
     """The placeholder op, with its static type, of each input."""
-    return {
-        t.operation: Placeholder(found)
-        for t, found in zip(source.inputs, types, strict=True)
-    }
+    return {t.operation: Placeholder(found) for t, found in zip(source.inputs, types, strict=True)}
 
 
 def is_pure(operation: Operation) -> bool:

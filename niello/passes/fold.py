@@ -35,7 +35,7 @@ class Fold:
             return None
         if not all(isinstance(t.operation.op, Constant) for t in inputs):
             return None
-        arrays = [t.operation.op.reference() for t in inputs]
+        arrays = [t.operation.op.reference_all()[0] for t in inputs]
         splat = self._splat(rebuild, operation, arrays)
         if splat is not None:
             return splat
@@ -46,9 +46,7 @@ class Fold:
             return None
         found = operation.op.reference_all(*arrays)
         return [
-            rebuild.graph.constant(
-                a.reshape(-1)[0] if repeats(a) else a, t.dtype, shape=t.shape
-            )
+            rebuild.graph.constant(a.reshape(-1)[0] if repeats(a) else a, t.dtype, shape=t.shape)
             for a, t in zip(found, operation.outputs, strict=True)
         ]
 
@@ -56,7 +54,7 @@ class Fold:
         self, rebuild: Rebuild, operation: Operation, arrays: list[np.ndarray]
     ) -> Sequence[Tensor] | None:
         """Elementwise ops and movements of one repeated value need one evaluation."""
-        splats = all(a.size > 0 and not any(a.strides) or a.size == 1 for a in arrays)
+        splats = all((a.size > 0 and not any(a.strides)) or a.size == 1 for a in arrays)
         if not arrays or not splats or Trait.ELEMENTWISE not in operation.op.traits:
             return None
         found = operation.op.reference_all(*(a.reshape(-1)[:1].reshape(()) for a in arrays))

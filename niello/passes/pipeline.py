@@ -32,7 +32,11 @@ def plain(types: Sequence[TensorType]) -> tuple[Pass, ...]:
     return (Specialise(tuple(types)), Decompose())
 
 
-def run(passes: Sequence[Pass], source: Computation, watch: Callable[[str, Computation], None] | None = None) -> Computation:
+def run(
+    passes: Sequence[Pass],
+    source: Computation,
+    watch: Callable[[str, Computation], None] | None = None,
+) -> Computation:
     """Apply passes in order; `watch` sees the computation after each (dumps, verifier)."""
     for p in passes:
         source = p(source)

@@ -65,9 +65,7 @@ class Watch:
                 )
 
     def _values(self, computation: Computation) -> list[np.ndarray]:
-        feeds = {
-            t: arbitrary(kind) for t, kind in zip(computation.inputs, self.types, strict=True)
-        }
+        feeds = {t: arbitrary(kind) for t, kind in zip(computation.inputs, self.types, strict=True)}
         return evaluate(roots(computation), feeds)
 
 

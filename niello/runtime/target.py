@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from niello.core.dtypes import DType
-from niello.runtime.commands import Program
+from niello.runtime.commands import LibraryCall, Program
 
 if TYPE_CHECKING:
     import numpy as np
@@ -95,21 +95,30 @@ class Device(Protocol):
     def load(self, program: Program, options: CompileOptions, image: bytes) -> Loaded:
         """The same from stored machine code."""
 
+    def usable_claims(self, claims: Sequence[Claim]) -> tuple[Claim, ...]:
+        """The claims whose libraries are here; only for back ends that have claims."""
+
+    def refusal(self, command: LibraryCall) -> str:
+        """Why a claimed call cannot run after all, or nothing; only for back ends with claims."""
+
     def memory_stats(self) -> dict[str, int]:
         """Bytes: current, peak, cached."""
 
-    def dlpack_device(self) -> tuple[int, int]:
-        """DLPack's device type and number; only for devices without host memory."""
-
-    def export_dlpack(self, value: Any, **options: Any) -> Any:
-        """A DLPack capsule of a TensorData; only for devices without host memory."""
-
-    def import_dlpack(self, tensor: Any) -> Any:
-        """A TensorData on this device of another library's tensor, or None when it is elsewhere;
-        only for devices without host memory."""
-
     def release_memory(self) -> None:
         """Give cached memory back to the system."""
+
+
+class RemoteDevice(Device, Protocol):
+    """A device without host memory also speaks DLPack for its own memory."""
+
+    def dlpack_device(self) -> tuple[int, int]:
+        """DLPack's device type and number."""
+
+    def export_dlpack(self, value: Any, **options: Any) -> Any:
+        """A DLPack capsule of a TensorData."""
+
+    def import_dlpack(self, tensor: Any) -> Any:
+        """A TensorData on this device of another library's tensor, or None when it is elsewhere."""
 
 
 @dataclass(frozen=True)

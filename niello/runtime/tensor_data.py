@@ -31,7 +31,8 @@ class TensorData:
 
     Example:
         >>> import numpy as np
-        >>> value = TensorData.from_numpy(np.arange(3.0, dtype=np.float32))
+        >>> import niello as nl
+        >>> value = nl.TensorData.from_numpy(np.arange(3.0, dtype=np.float32))
         >>> np.asarray(value) + 1
         array([1., 2., 3.], dtype=float32)
     """
@@ -205,7 +206,9 @@ class TensorData:
         copy: bool | None = None,
     ) -> Any:
         if not self.device.host_memory:
-            return self.device.export_dlpack(self, stream=stream, max_version=max_version, copy=copy)
+            return self.device.export_dlpack(
+                self, stream=stream, max_version=max_version, copy=copy
+            )
         view = self.numpy()
         options = {"max_version": max_version, "dl_device": dl_device, "copy": copy}
         given: dict[str, Any] = {

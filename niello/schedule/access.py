@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from niello.core.dtypes import int64
-from niello.core.nodes import walk
+from niello.core.nodes import Node, walk
 from niello.graph.operation import Operation
 from niello.graph.tensor import Tensor
 from niello.kernel import ir
@@ -72,9 +72,7 @@ TRANSCENDENTAL = frozenset(
 
 def profile(operation: Operation, is_view: Callable[[Operation], bool]) -> Profile:
     """Lower `operation` alone (views of its inputs included) and classify what it loads."""
-    lowered = lower_group(
-        "solo", operation.outputs, lambda o: o is operation or is_view(o)
-    )
+    lowered = lower_group("solo", operation.outputs, lambda o: o is operation or is_view(o))
     stores = lowered.kernel.stores
     nodes = list(walk([s.value for s in stores]))
     kind = Kind.POINTWISE
@@ -98,7 +96,7 @@ def profile(operation: Operation, is_view: Callable[[Operation], bool]) -> Profi
     return Profile(kind, elements, tuple(accesses), _cost(nodes))
 
 
-def _cost(nodes: list[ir.Node]) -> float:
+def _cost(nodes: list[Node]) -> float:
     total = 0.0
     for node in nodes:
         if isinstance(node, Fn) and node.dtype is not int64:
@@ -109,8 +107,8 @@ def _cost(nodes: list[ir.Node]) -> float:
 def _loads(value: Expr) -> list[tuple[Load, tuple[Range, ...]]]:
     """Every load below `value` with the ranges bound around it, outermost first."""
     found: dict[tuple[Load, tuple[Range, ...]], None] = {}
-    seen: set[tuple[ir.Node, tuple[Range, ...]]] = set()
-    stack: list[tuple[ir.Node, tuple[Range, ...]]] = [(value, ())]
+    seen: set[tuple[Node, tuple[Range, ...]]] = set()
+    stack: list[tuple[Node, tuple[Range, ...]]] = [(value, ())]
     while stack:
         node, bound = stack.pop()
         if (node, bound) in seen:

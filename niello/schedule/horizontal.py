@@ -41,10 +41,10 @@ def stitch_siblings(order: Order, limits: Limits) -> None:
             continue
         batch = waiting.setdefault(space, [])
         for i, other in enumerate(batch):
-            if _share_memory(other, step) and _independent(order, other, step):
-                if _buffers([other, step]) <= limits.max_buffers:
-                    batch[i] = _merge(order, [other, step])
-                    break
+            fits = _buffers([other, step]) <= limits.max_buffers
+            if fits and _share_memory(other, step) and _independent(order, other, step):
+                batch[i] = _merge(order, [other, step])
+                break
         else:
             batch.append(step)
 

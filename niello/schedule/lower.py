@@ -166,9 +166,7 @@ def _finish(
 ) -> Lowered:
     """Simplify, then number the parameters: loaded tensors that are left first, then outputs."""
     loads = {lowering.loads[t]: t for t in lowering.order}
-    written = [
-        Param(slot, t.dtype, t.type.elements, True) for slot, t in enumerate(outputs)
-    ]
+    written = [Param(slot, t.dtype, t.type.elements, True) for slot, t in enumerate(outputs)]
     drawn = tuple(
         Store(param, d.ranges, d.index, d.value, d.gate, d.combine)
         for param, d in zip(written, drafts, strict=True)

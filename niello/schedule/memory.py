@@ -1,4 +1,4 @@
-"""One arena: every intermediate result gets an offset, and those never alive together share bytes."""
+"""One arena: every intermediate result gets an offset; those never alive together share bytes."""
 
 from __future__ import annotations
 

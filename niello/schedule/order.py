@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import pairwise
 
+from niello.core.errors import GraphError
+from niello.core.nodes import walk
 from niello.graph.operation import Operation
 from niello.graph.structural import Assign, ReadVariable
 from niello.graph.tensor import Tensor
 from niello.kernel.ir import Kernel, Load, Param, Store
-from niello.core.errors import GraphError
-from niello.core.nodes import walk
 from niello.schedule.lower import Lowered, lower_group, lower_scatter
 from niello.schedule.stitch import Group, Stitcher, scatters
 
@@ -134,7 +135,7 @@ class Order:
 
     def _chain(self, writers: list[Step]) -> None:
         """Several assignments of one variable run in the order they were made, unless forced."""
-        for first, second in zip(writers, writers[1:], strict=False):
+        for first, second in pairwise(writers):
             if not self.reaches(second, first):
                 second.before.add(first)
 

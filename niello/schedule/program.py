@@ -21,6 +21,7 @@ from niello.runtime.commands import (
     Variable,
 )
 from niello.runtime.target import Limits
+from niello.schedule.claims import Claims
 from niello.schedule.horizontal import stitch_siblings, stitch_sinks
 from niello.schedule.memory import Lifetime, lower_bound, place
 from niello.schedule.order import Order, Step
@@ -37,25 +38,36 @@ class Scheduled:
     arena_lower_bound: int
 
 
-def schedule(computation: Computation, limits: Limits, *, fuse: bool = True) -> Scheduled:
-    """Commands and kernels for a computation whose types are static."""
+def schedule(
+    computation: Computation, limits: Limits, *, fuse: bool = True, claims: Claims | None = None
+) -> Scheduled:
+    """Commands and kernels for a computation whose types are static.
+
+    `claims` are the contractions that the device's libraries run.
+    """
     stitcher = Stitcher(computation, limits, fuse=fuse)
     groups = stitcher.run()
     if fuse:
         groups = recompute(stitcher, groups)
+    if claims is not None:
+        groups = claims.take(stitcher, groups)
     order = Order(stitcher, groups)
     if fuse:
         stitch_siblings(order, limits)
         stitch_sinks(order, limits)
-    assembly = Assembly(computation, order)
-    return Scheduled(assembly.program(), tuple(stitcher.refusals), assembly.lower_bound)
+    assembly = Assembly(computation, order, claims)
+    refusals = (*stitcher.refusals, *(claims.refusals if claims is not None else ()))
+    return Scheduled(assembly.program(), refusals, assembly.lower_bound)
 
 
 class Assembly:
     """Places of tensors, and the commands made from ordered steps."""
 
-    def __init__(self, computation: Computation, order: Order) -> None:
+    def __init__(
+        self, computation: Computation, order: Order, claims: Claims | None = None
+    ) -> None:
         self.computation = computation
+        self.calls = {} if claims is None else claims.calls
         self.order = order
         self.steps = order.sorted()
         self.where: dict[Tensor, BufferRef] = {}
@@ -100,7 +112,7 @@ class Assembly:
     def _arena(self) -> int:
         """Offsets for everything that has no other place, by lifetime."""
         last: dict[Tensor, int] = {}
-        first: dict[Tensor, int] = {t: 0 for t in self.order.snapshots}
+        first: dict[Tensor, int] = dict.fromkeys(self.order.snapshots, 0)
         for position, step in enumerate(self.steps):
             for t in step.reads:
                 last[t] = position
@@ -199,6 +211,9 @@ class Assembly:
         kernel = step.lowered.kernel
         if not any(p.elements for p in kernel.params if p.written):
             return []
+        call = self.calls.get(step.group)
+        if call is not None:
+            return [call.command(tuple(self.place_of(t) for t in call.tensors), step.group.names)]
         key = (kernel.params, kernel.stores)
         if key not in kernels:
             kernels[key] = len(listed)

@@ -59,9 +59,7 @@ def _leaves(stitcher: Stitcher, cone: list[Operation]) -> set[Tensor]:
     }
 
 
-def _worth_it(
-    stitcher: Stitcher, group: Group, tensor: Tensor, cone: list[Operation]
-) -> bool:
+def _worth_it(stitcher: Stitcher, group: Group, tensor: Tensor, cone: list[Operation]) -> bool:
     """Whether reading the leaves instead moves fewer bytes, at a tolerable cost."""
     leaves = _leaves(stitcher, cone)
     readers = [r for r in stitcher.readers.get(tensor.operation, ()) if r in stitcher.group_of]
@@ -72,9 +70,7 @@ def _worth_it(
         if stitcher.group_of[r] is not group and not _may_recompute(stitcher, r, tensor):
             return False
     before = tensor.type.bytes * (1 + len(outside))
-    after = sum(
-        leaf.type.bytes for g in outside for leaf in leaves - _read_by(stitcher, g)
-    )
+    after = sum(leaf.type.bytes for g in outside for leaf in leaves - _read_by(stitcher, g))
     cost = sum(stitcher.profiles[o].cost for o in cone)
     # On a tie recomputing wins: writes cost more than reads, and readers of the same may be merged.
     return after <= before and cost <= COST_PER_READER and _fits(stitcher, outside, leaves)
@@ -97,9 +93,7 @@ def _read_by(stitcher: Stitcher, group: Group) -> set[Tensor]:
 
 
 def _fits(stitcher: Stitcher, groups: set[Group], leaves: set[Tensor]) -> bool:
-    return all(
-        len(_read_by(stitcher, g) | leaves) <= stitcher.limits.max_buffers for g in groups
-    )
+    return all(len(_read_by(stitcher, g) | leaves) <= stitcher.limits.max_buffers for g in groups)
 
 
 def _inline(stitcher: Stitcher, cone: list[Operation]) -> None:

@@ -132,8 +132,9 @@ class Stitcher:
     def is_view(self, operation: Operation) -> bool:
         """Something that nobody needs in memory: its readers compute it from its input.
 
-        Movements, and comparisons of one tensor with a constant (the mask of a ReLU): reading the
-        tensor again costs less than writing and reading the mask beside it.
+        Movements; comparisons of one tensor with a constant (the mask of a ReLU): reading the
+        tensor again costs less than writing and reading the mask beside it; and arithmetic on
+        scalars (a learning rate that decays), which each reader does once.
         """
         if not self.fuse or any(t in self.required for t in operation.outputs):
             return False
@@ -142,7 +143,11 @@ class Stitcher:
         traits = operation.op.traits
         if Trait.MOVEMENT in traits:
             return Trait.MANY_SOURCES not in traits
-        if Trait.ELEMENTWISE not in traits or operation.outputs[0].dtype is not bool_:
+        if Trait.ELEMENTWISE not in traits:
+            return False
+        if all(t.type.elements == 1 for t in (*operation.inputs, *operation.outputs)):
+            return True
+        if operation.outputs[0].dtype is not bool_:
             return False
         return sum(not is_splat(t) for t in operation.inputs) == 1
 
@@ -203,9 +208,8 @@ class Stitcher:
             if isinstance(verdict, Layout) and self._makes_cycle(mine, other):
                 verdict = Refusal("another kernel would have to run in between")
             if isinstance(verdict, Refusal):
-                self.refusals.append(
-                    f"{operation.name} not stitched to {other.operations[-1].name}: {verdict.reason}"
-                )
+                last = other.operations[-1].name
+                self.refusals.append(f"{operation.name} not stitched to {last}: {verdict.reason}")
                 continue
             group = Group(joined, verdict)
             for o in joined:
@@ -222,9 +226,7 @@ class Stitcher:
     def _makes_cycle(self, a: Group, b: Group) -> bool:
         """Whether a path between the two groups leads through a third one."""
         inside = {*a.operations, *b.operations}
-        stack = [
-            r for o in inside for r in self._next(o) if r not in inside
-        ]
+        stack = [r for o in inside for r in self._next(o) if r not in inside]
         seen: set[Operation] = set()
         while stack:
             o = stack.pop()
@@ -259,9 +261,7 @@ class Stitcher:
             for r in self.readers.get(tensor.operation, ())
             if r not in inside and r in self.profiles  # assignments have no profile
             for a in self.profiles[r].accesses
-        ) or any(
-            tensor in o.inputs for o in self.operations if Trait.STRUCTURAL in o.op.traits
-        )
+        ) or any(tensor in o.inputs for o in self.operations if Trait.STRUCTURAL in o.op.traits)
 
     # --- legality
     def may_fuse(self, operations: list[Operation]) -> Layout | Refusal:
@@ -277,7 +277,8 @@ class Stitcher:
             buffers = {
                 a.tensor for p in profiles for a in p.accesses if a.tensor.operation not in inside
             }
-            if len(buffers) + len(operations) > self.limits.max_buffers:
+            stored = sum(self._escapes(o, inside) for o in operations)
+            if len(buffers) + stored > self.limits.max_buffers:
                 return Refusal("too many buffers")
             if sum(p.cost for p in profiles) > self.limits.max_nodes:
                 return Refusal("the kernel would be too large")
@@ -307,14 +308,11 @@ class Stitcher:
             return prologue
         placed = [o for o in operations if o not in prologue]
         kinds = {self.profiles[o].kind for o in placed}
-        kind = next(
-            k for k in (Kind.CONTRACT, Kind.REDUCE, Kind.POINTWISE) if k in kinds
-        )
+        kind = next(k for k in (Kind.CONTRACT, Kind.REDUCE, Kind.POINTWISE) if k in kinds)
         full: set[Operation] = set()
         per_row: set[Operation] = set()
         total = max(
-            self.profiles[o].elements * (row if self._reduces_row(o, inside) else 1)
-            for o in placed
+            self.profiles[o].elements * (row if self._reduces_row(o, inside) else 1) for o in placed
         )
         outer = total // row
         for o in placed:

@@ -719,3 +719,13 @@ def test_long_column_sums_keep_their_precision(columns: int) -> None:
     found = [data, np.zeros(columns, np.float32)]
     Compiled(kernel)(found, 2)
     np.testing.assert_allclose(found[1], rows * np.float64(np.float32(0.1)), rtol=5e-5)
+
+
+def test_split_results_may_be_stored_in_another_order() -> None:
+    first, second, rows = 12, 20, 600
+    a, b, r = Range("a", first), Range("b", second), Range("r", rows)
+    x, y = Param(0, float32, first * second * rows, False), Param(1, float32, first * second, True)
+    value = Reduce("add", (r,), Load(x, ravel((r, b, a), (rows, second, first)), None))
+    for index in (a * second + b, b * first + a):
+        kernel = Kernel("columns", (x, y), (store(y, (a, b), index, value),))
+        check(kernel, [*floats(x.elements), np.zeros(y.elements, np.float32)], tolerance=100)

@@ -145,9 +145,7 @@ class _Assignment:
         swap = (phases.coarse, phases.phase)
         self.ranges = tuple(new for r in self.ranges for new in (swap if r is phases.old else (r,)))
         self.k = [phases.inner if r is phases.old_k else r for r in self.k]
-        mark = _result(self.contract, self.ranges)
-        self._rewrite({self.mark: mark})
-        self.mark = mark
+        self._rewrite({self.mark: _result(self.contract, self.ranges)})
 
         def change(expr: Expr) -> Expr:
             return rewrite_result(expr, phases)
@@ -163,6 +161,8 @@ class _Assignment:
             )
             for s in self.stores
         ]
+        values = walk([s.value for s in self.stores])
+        self.mark = next(n for n in values if isinstance(n, Load) and _is_result(n))
 
     def _expressions(self) -> list[Expr]:
         gates = [s.gate for s in self.stores if s.gate is not None]

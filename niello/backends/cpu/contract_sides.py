@@ -70,7 +70,8 @@ class Sides:
                 step = form.coefficient(roles.m)
                 side = Direct(memory_type(expr.param.dtype), self._address(expr), step, steps)
                 return Rowside(side, zeros.trims, live)
-        box = find_box(expr, roles.m, roles.k, self.size, pairs=self.pairs is not None)
+        boxed = self._without_trims(expr)
+        box = find_box(boxed, roles.m, roles.k, self.size, pairs=self.pairs is not None)
         if box is not None and self._box_pays(box):
             return Rowside(self._window(box), zeros.trims, {})
         along = self._a_axis_name(expr)
@@ -199,6 +200,37 @@ class Sides:
         return read
 
     # --- zeros of the row side
+
+    def _without_trims(self, expr: Expr) -> Expr:
+        """The operand without conditions on a loop over k alone, which trims see to.
+
+        Only where the position along that loop and the row has both its bounds among the other
+        conditions: what is then read more lies inside the buffer.
+        """
+        if not isinstance(expr, Load) or expr.gate is None:
+            return expr
+        kept: list[Expr] = []
+        alone: list[tuple[Expr, Range]] = []
+        bounds: dict[Range, set[bool]] = {}
+        for condition in _conjuncts(expr.gate):
+            room = _half_space(condition)
+            free = frozenset() if room is None else free_ranges(room)
+            inside = [r for r in self.roles.k if r in free]
+            if room is None or len(inside) != 1:
+                kept.append(condition)
+            elif self.roles.m in free:
+                kept.append(condition)
+                growing = (affine(room).stride(self.roles.m) or 0) > 0
+                bounds.setdefault(inside[0], set()).add(growing)
+            elif affine(room).stride(inside[0]) in (1, -1):
+                alone.append((condition, inside[0]))
+            else:
+                kept.append(condition)
+        kept += [c for c, r in alone if len(bounds.get(r, ())) < 2]
+        gate: Expr | None = None
+        for condition in kept:
+            gate = condition if gate is None else ir.fn("and", gate, condition)
+        return Load(expr.param, expr.index, gate)
 
     def _zeros(self, expr: Expr) -> _Zeros:
         """Sort the conditions outside of which an operand is zero."""

@@ -10,19 +10,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from niello.core.dtypes import bool_
+from niello.core.dtypes import bool_, int64
 from niello.core.nodes import Node, transform, walk
 from niello.kernel import ir
 from niello.kernel.bounds import affine
-from niello.kernel.ir import Expr, Fn, Load, Range
+from niello.kernel.ir import Expr, Fn, Load, Range, free_ranges
 from niello.kernel.simplify import simplify_expr
 
 
 @dataclass(frozen=True)
 class Phases:
-    """A result range cut into `coarse` steps and `phase`, and the sum's range `inner` that takes
-    its place; `mapping` rewrites expressions, `inside` is the condition that `inner` is in the
-    kernel."""
+    """A result range cut into `coarse` steps and `phase`, and the sum's range `inner` of a phase.
+
+    `mapping` rewrites expressions; `inside` is the condition that `inner` is in the kernel.
+    """
 
     old: Range
     old_k: Range
@@ -97,7 +98,29 @@ def rewrite_operand(expr: Expr, phases: Phases) -> Expr:
 def rewrite_result(expr: Expr, phases: Phases) -> Expr:
     """An expression in terms of the new ranges."""
     changed: Expr = transform(expr, _again, dict(phases.mapping))  # type: ignore[assignment]
-    return simplify_expr(changed)
+    changed = simplify_expr(changed)
+    memo: dict[Node, Node] = {}
+    for node in walk([changed]):
+        if isinstance(node, Fn) and node.name in ("lt", "le") and node.args[0].dtype is int64:
+            memo[node] = _divided(node, phases)
+    return transform(changed, _again, memo)  # type: ignore[return-value]
+
+
+def _divided(test: Fn, phases: Phases) -> Expr:
+    """A comparison whose ranges all move in steps of the stride, in steps of one."""
+    stride = phases.phase.extent
+    left, right = test.args
+    room = right - left if test.name == "le" else right - left - 1
+    form = affine(room)
+    moving = {r: c for r, c in form.coefficients.items() if c and r is not phases.phase}
+    fixed = all(free_ranges(t) <= {phases.phase} for t, _ in form.rest)
+    if not moving or not fixed or any(c % stride for c in moving.values()):
+        return test
+    still = ir.substitute(room, {r: ir.const(0, int64) for r in moving})
+    steps: Expr = simplify_expr(still // stride)
+    for r, c in moving.items():
+        steps = steps + r * (c // stride)
+    return ir.fn("le", ir.const(0, int64), steps)
 
 
 def _again(node: Node) -> Node:

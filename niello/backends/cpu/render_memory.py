@@ -56,14 +56,17 @@ def emit_partial(em: Emitter, node: Partial, scope: Scope) -> Value:
     f, dtype = em.f, node.param.dtype
     wide = scope.varies(node)
     width = scope.width if wide else 1
-    if wide and affine(node.index).stride(scope.vector) != 1:  # type: ignore[arg-type]
-        raise CompilerBug("cpu renderer", "partial results in another order", received=node.index)
     kind = vector(memory_type(dtype), width)
-    offset = f.mul(em.scalar(node.index, scope), dtype.itemsize)
-    start = f.gep("i8", em.partial_pointers[node.param], offset)
+    scattered = wide and affine(node.index).stride(scope.vector) != 1  # type: ignore[arg-type]
+    start = em.partial_pointers[node.param]
+    if not scattered:
+        start = f.gep("i8", start, f.mul(em.scalar(node.index, scope), dtype.itemsize))
 
     def read(pointer: Value) -> Value:
-        if wide and scope.mask is not None:
+        if scattered:
+            places = f.gep(memory_type(dtype), pointer, em.lanes(node.index, scope))
+            found = f.gather(kind, places, align=dtype.itemsize, mask=scope.mask)
+        elif wide and scope.mask is not None:
             found = f.masked_load(kind, pointer, scope.mask, align=dtype.itemsize)
         else:
             found = f.load(kind, pointer, align=dtype.itemsize)

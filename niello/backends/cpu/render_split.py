@@ -9,9 +9,9 @@ from niello.backends.cpu.llvm_text import Value
 from niello.backends.cpu.render_loops import Bounds, Rest, nest, share, sweep
 from niello.backends.cpu.render_memory import address, to_memory, to_register
 from niello.backends.cpu.render_reduce import Accumulator, fitting_width, reduce_together
-from niello.backends.cpu.render_types import memory_type, vector_bytes
+from niello.backends.cpu.render_types import memory_type
 from niello.backends.cpu.vectors import Emitter, Scope
-from niello.codegen.access import cost, lane_bytes, lane_cost, narrowest_bytes
+from niello.codegen.access import cost, lane_bytes, narrowest_bytes
 from niello.codegen.plan import Split
 from niello.kernel.build import ravel
 from niello.kernel.ir import Param, Range
@@ -36,7 +36,7 @@ class _Split:
         ]
         self.roots = [a.body for a in self.group]
         self.bytes = narrowest_bytes(self.roots)
-        self.lanes = self._lanes()
+        self.lanes = this.lanes
         self.places: dict[Param, Value] = {}  # where results lie, if not in the partials
 
     def write(self, thread: Value, threads: Value) -> int:
@@ -65,16 +65,6 @@ class _Split:
         inner = [*([lanes] if lanes else []), *this.phase.ranges]
         nest(em, outer, [scope], self.roots, [], point, inner=inner)
         return -(-along.extent // grain)
-
-    def _lanes(self) -> Range | None:
-        """The range of the results that runs over lanes; None when the reduction has its own."""
-        ranges = [*self.this.ranges, *self.this.phase.ranges]
-        width = vector_bytes(self.em.target) // lane_bytes(self.roots)
-        best = min(
-            (r for r in ranges if r.extent > 1),
-            key=lambda r: lane_cost(r, self.roots, (), width),
-        )
-        return best if best in self.this.ranges else None
 
     def _address(self, param: Param, scope: Scope) -> Value:
         ranges = self.this.ranges

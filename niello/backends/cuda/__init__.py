@@ -33,9 +33,11 @@ CLAIMS = (
 def _open() -> Device:
     from niello.backends.cuda.device import CudaDevice
     from niello.backends.cuda.driver import open_driver
+
+    driver = open_driver()  # the reason why there is no device comes before anything else
     from niello.backends.cuda.render import render_kernel
 
-    return CudaDevice(open_driver(), render_kernel)
+    return CudaDevice(driver, render_kernel)
 
 
 BACKEND = Backend(

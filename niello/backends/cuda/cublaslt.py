@@ -24,7 +24,7 @@ WORKSPACE_BYTES = 64 << 20
 # Numbers of the C headers: library_types.h, cublas_api.h, cublasLt.h.
 _DATA = {"float32": 0, "float64": 1, "float16": 2, "bfloat16": 14}
 _COMPUTE_32F, _COMPUTE_64F, _COMPUTE_32F_TF32 = 68, 70, 77
-_DESC_TRANSA, _DESC_TRANSB, _DESC_EPILOGUE, _DESC_BIAS, _DESC_BIAS_TYPE = 3, 4, 7, 8, 26
+_DESC_TRANSA, _DESC_TRANSB, _DESC_EPILOGUE, _DESC_BIAS = 3, 4, 7, 8
 _LAYOUT_BATCH, _LAYOUT_BATCH_STRIDE = 5, 6
 _PREFERENCE_WORKSPACE = 1
 _PREFERENCE_ALIGNMENTS = (5, 6, 7, 8)
@@ -114,13 +114,13 @@ class CublasLt:
         return play
 
     def _plan(self, a: dict[str, Any]) -> _Plan:
-        return _Plan(self._api, self._handle, a)
+        return _Plan(self._api, self._handle, a, self.workspace())
 
 
 class _Plan:
     """Descriptors and the chosen algorithm of one product."""
 
-    def __init__(self, api: Any, handle: Any, a: dict[str, Any]) -> None:
+    def __init__(self, api: Any, handle: Any, a: dict[str, Any], address: int) -> None:
         dtype, out = a["dtype"], a["out_dtype"]
         double = dtype == "float64"
         scalar = ctypes.c_double if double else ctypes.c_float
@@ -144,7 +144,8 @@ class _Plan:
         epilogue = _EPILOGUES[a["epilogue"], a["bias"]]
         self._set(_DESC_EPILOGUE, ctypes.c_uint32(epilogue))
         if a["bias"]:
-            self._set(_DESC_BIAS_TYPE, ctypes.c_int32(_DATA[out]))
+            # The address that counts is set for each call; choosing an algorithm wants one too.
+            self._set(_DESC_BIAS, ctypes.c_uint64(address))
         self.b = self._layout(dtype, *((k, n) if b_t else (n, k)), b_ld, batch, b_step)
         self.a = self._layout(dtype, *((m, k) if a_t else (k, m)), a_ld, batch, a_step)
         self.c = self._layout(out, n, m, c_ld, batch, c_step)

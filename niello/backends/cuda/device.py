@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,8 +21,8 @@ from niello.codegen.gpu.kernel import ALIGNMENT, GpuKernel
 from niello.core.errors import DeviceError
 from niello.kernel.ir import Kernel
 from niello.runtime.buffer import Buffer, show_bytes
-from niello.runtime.commands import Program
-from niello.runtime.target import CompileOptions, Loaded
+from niello.runtime.commands import LibraryCall, Program
+from niello.runtime.target import Claim, CompileOptions, Loaded
 from niello.runtime.tensor_data import TensorData
 
 # (kernel, slots that are one buffer) to source and launches.
@@ -139,6 +139,15 @@ class CudaDevice:
 
         self.driver.activate()
         return CudaProgram(self, program, options, unpack(image, self.arch))
+
+    def usable_claims(self, claims: Sequence[Claim]) -> tuple[Claim, ...]:
+        """The claims whose libraries are here."""
+        return self.libraries.usable(claims)
+
+    def refusal(self, command: LibraryCall) -> str:
+        """Why a library cannot run a call, or nothing."""
+        self.driver.activate()
+        return self.libraries.refusal(command)
 
     # --- DLPack
     def dlpack_device(self) -> tuple[int, int]:

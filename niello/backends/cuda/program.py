@@ -266,7 +266,7 @@ class CudaProgram:
         if self._capturing is None:
             self._capturing = driver.new_stream()
         stream = self._capturing
-        mode = api.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
+        mode = api.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_RELAXED
         driver.check("cuStreamBeginCapture", api.cuStreamBeginCapture(stream, mode))
         try:
             for step in self._steps:
@@ -294,6 +294,7 @@ class CudaProgram:
         driver = self._device.driver
         try:
             driver.activate()
+            driver.api.cuStreamSynchronize(self._device.stream)  # runs may be on their way
             for graph in graphs.values():
                 driver.api.cuGraphExecDestroy(graph)
             for module in modules.values():

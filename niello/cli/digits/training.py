@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from niello.cli.digits.data import Digits, one_hot
 from niello.cli.digits.network import Classifier, Network, training_step
 
 IN_FLIGHT = 2
+READ_AT_ONCE = 250  # held-out images
 SECONDS_BETWEEN_CHECKPOINTS = 30.0
 ENTRY = "digits"  # of the checkpoint's metadata
 
@@ -75,8 +77,13 @@ class Trainer:
             device=device,
             options=options,
         )
-        rows = min(250, len(digits.test_labels))
-        self.classifier = Classifier(network, batch=rows, device=device, options=options)
+        self.device, self.options = device, options
+
+    @cached_property
+    def classifier(self) -> Classifier:
+        """The network without its training step."""
+        rows = min(READ_AT_ONCE, len(self.digits.test_labels))
+        return Classifier(self.network, batch=rows, device=self.device, options=self.options)
 
     # --- steps
     def run_epoch(self, on_step: Callable[[float], None], stop: Callable[[], bool]) -> bool:

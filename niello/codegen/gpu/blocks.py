@@ -61,6 +61,7 @@ class Scope:
         self.ranges: dict[Range, Val] = ranges or {}
         self.closed = closed
         self.guard: str | None = None
+        self.live: list[str] = []  # further conditions of stores
         self.values: dict[Node, Val] = {}
         self.lanes: Lanes | None = None
         self.lane = 0

@@ -93,10 +93,12 @@ class Dialect(ABC):
         """Write one element."""
 
     @abstractmethod
-    def load_lanes(self, param: Param, index: str, width: int, name: str) -> tuple[list[str], list[str]]:
+    def load_lanes(
+        self, param: Param, index: str, width: int, name: str, gate: str | None
+    ) -> tuple[list[str], list[str]]:
         """Lines that read `width` neighbouring elements at once, and the text of each element.
 
-        `index` is a multiple of `width`.
+        `index` is a multiple of `width`; where the gate does not hold, elements are zero.
         """
 
     @abstractmethod
@@ -119,6 +121,10 @@ class Dialect(ABC):
     @abstractmethod
     def shared_line(self, name: str, reg: Reg, elements: int) -> str:
         """Declare an array that the threads of a block share."""
+
+    @abstractmethod
+    def wide_index(self, block: str, step: int) -> str:
+        """`block * step + tid` in 64 bits."""
 
     @abstractmethod
     def loop(self, name: str, start: str, stop: str, step: str) -> str:

@@ -230,11 +230,16 @@ class Emitter:
         if found is not None:
             return found
         bytes = node.param.dtype.itemsize * lanes.width
-        if gates or bytes < self.dialect.word_bytes or not adjacent(node.index, lanes.axis, lanes.width):
+        if bytes < self.dialect.word_bytes or not adjacent(node.index, lanes.axis, lanes.width):
+            return None
+        if node.gate is not None and lanes.axis in free_ranges(node.gate):
             return None
         first = substitute(node.index, {lanes.axis: const(0, int64)})
         index = self.subscript(first, lanes.base)
-        lines, texts = self.dialect.load_lanes(node.param, index, lanes.width, self.name("w"))
+        gate = self.dialect.all_of(gates) if gates else None
+        lines, texts = self.dialect.load_lanes(
+            node.param, index, lanes.width, self.name("w"), gate
+        )
         for line in lines:
             lanes.base.block.add(line)
         reg = register_of(node.dtype)
@@ -259,7 +264,7 @@ class Emitter:
             lanes = scope.lanes
             if lanes is not None and self._store_lanes(s, lanes, done):
                 continue
-            tests = self.guards(scope) + ([] if gate is None else [gate.text])
+            tests = self.guards(scope) + scope.live + ([] if gate is None else [gate.text])
             self.store(s.param, index, self.converted(value, register_of(s.param.dtype)), tests, scope)
 
     def store(
@@ -294,7 +299,7 @@ class Emitter:
         values = [self.converted(self.value(s.value, x), reg).text for x in lanes.scopes]
         first = substitute(s.index, {lanes.axis: const(0, int64)})
         index = self.subscript(first, lanes.base)
-        tests = self.guards(lanes.base)
+        tests = self.guards(lanes.base) + lanes.scopes[0].live
         if s.gate is not None:
             tests.append(self.value(s.gate, lanes.base).text)
         self.used[s.param] = True

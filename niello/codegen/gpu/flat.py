@@ -66,13 +66,16 @@ def flatten(ranges: Sequence[Range], width: int, stem: str) -> Flat:
 class Rewriter:
     """Rewrites nodes over new ranges, with their positions in memory simplified.
 
-    The same node becomes the same node wherever it stands, reductions included.
+    The same node becomes the same node wherever it stands, reductions included. Stores lose their
+    ranges: they stand for one point.
     """
 
     mapping: dict[Range, Expr]
     done: dict[Node, Node] = field(default_factory=dict)
 
     def __call__(self, root: Node) -> Node:
+        if isinstance(root, Store):
+            root = Store(root.param, (), root.index, root.value, root.gate, root.combine)
         return transform(rename(root, self.mapping), _simpler, self.done)
 
     def position(self, index: Expr) -> Expr:

@@ -6,7 +6,6 @@ steps, and what one phase has evaluated at a step is still there for the next.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 from niello.codegen.access import body_of
@@ -26,8 +25,9 @@ from niello.codegen.gpu.phases import Nest, Phase
 from niello.codegen.gpu.registers import Reg, register_of
 from niello.codegen.gpu.target import GpuTarget
 from niello.codegen.gpu.teams import Mapping
-from niello.kernel.ir import ArgReduce, Const, Expr, Range, const, fn
-from niello.core.dtypes import int64
+from niello.kernel.bounds import is_multiple
+from niello.kernel.build import ravel
+from niello.kernel.ir import ArgReduce, Expr, Range
 
 _SHORT = 16  # points that a thread alone goes through without a loop
 
@@ -52,8 +52,6 @@ def _position(em: Emitter, node: Expr, ranges: Sequence[Range], scope: Scope) ->
     """The row-major position of a term of an ArgReduce."""
     if not isinstance(node, ArgReduce):
         return None
-    from niello.kernel.build import ravel
-
     return em.value(ravel(ranges, [r.extent for r in ranges]), scope)
 
 
@@ -111,7 +109,7 @@ class NestWriter:
         per_block = self.threads // m.team
         first = f"{block} * {per_block} + {self.team.place()}" if per_block > 1 else block
         extent = self.units.chunk.extent
-        unit = em.constant(scope, Reg.I32, em.dialect.index_text(first), "u")
+        unit = em.constant(scope, Reg.I32, first, "u")
         inner = scope
         active: str | None = None
         if extent % per_block:
@@ -147,14 +145,14 @@ class NestWriter:
         for k in range(chunks):
             offset = (n + k) * self.threads
             text = f"{start} + {offset}" if offset else start
-            names.append(em.constant(scope, reg, em.dialect.index_text(text) if reg is Reg.I32 else text, "u"))
+            names.append(em.constant(scope, reg, text, "u"))
         covered = self.blocks * self.threads * m.chunks
         if covered == whole and not self.units.tail:
             self._unit([scope.beside({self.units.chunk: u}) for u in names], None)
             return
         last = names[-1]
         limit = em.dialect.literal(whole, reg)
-        inner = Scope(scope, type(scope.block)(scope.block.depth + 1), closed=True)
+        inner = scope.inner(closed=True)
         self._unit([inner.beside({self.units.chunk: u}) for u in names], None)
         scope.block.close(f"if ({em.dialect.compare('lt', reg, last.text, limit)}) {{", inner.block)
         if chunks > 1:
@@ -172,14 +170,14 @@ class NestWriter:
             em.dialect.compare("lt", u.reg, u.text, limit),
             em.dialect.compare("le", before.reg, limit, before.text),
         ]
-        inner = Scope(scope, type(scope.block)(scope.block.depth + 1), closed=True)
+        inner = scope.inner(closed=True)
         self._unit([inner.beside({self.units.chunk: u})], None)
         scope.block.close(f"if ({em.dialect.all_of(tests)}) {{", inner.block)
 
     def _tail(self, scope: Scope, u: Val, whole: int) -> None:
         """The points after the last whole chunk, one by one."""
         em = self.em
-        inner = Scope(scope, type(scope.block)(scope.block.depth + 1), closed=True)
+        inner = scope.inner(closed=True)
         name = em.name("t")
         loop = inner.inner({self.units.chunk: u, self.units.lane: Val(name, Reg.I32)})
         self._phases_alone(loop)
@@ -247,8 +245,8 @@ class _UnitWriter:
         found = self.flats.get(phase.ranges)
         if found is None:
             width = self.w.mapping.row_lanes
-            if phase.points % width:
-                width = 1
+            while phase.points % width or (phase.limit and not is_multiple(phase.limit, width)):
+                width //= 2
             flat = flatten(phase.ranges, width, f"row{len(self.flats)}")
             found = self.flats[phase.ranges] = (flat, Rewriter(flat.mapping))
         return found
@@ -266,7 +264,7 @@ class _UnitWriter:
             return found
         found = []
         size, extent = self.w.team.size, flat.chunk.extent
-        rank = self.em.dialect.index_text(self.w.team.rank())
+        rank = self.self.w.team.rank()
         for n in range(-(-extent // size)):
             first = n * size
             text = str(n) if size == 1 else f"{rank} + {first}" if n else rank
@@ -347,7 +345,7 @@ class _UnitWriter:
                 for accumulator, body in zip(accumulators, bodies, strict=True):
                     value = em.value(body, scope)
                     join(em, accumulator, value, self._where(accumulator.node, flat, scope), scope)
-        rank = em.dialect.index_text(self.w.team.rank())
+        rank = self.w.team.rank()
         head = em.dialect.loop(name, rank, stop, str(self.w.team.size))
         base.block.close(em.dialect.unrolled(head, 4), inner.block)
         return [self._folded(several) for several in held]
@@ -394,7 +392,7 @@ class _UnitWriter:
         if not phase.ranges:
             live = [] if self.active is None else [self.active]
             if team.size > 1:
-                live.append(f"({em.dialect.index_text(team.rank())} == 0)")
+                live.append(f"({team.rank()} == 0)")
             for point in self.points:
                 point.live = live
             em.store_all(phase.stores, self.points)
@@ -419,10 +417,7 @@ class _UnitWriter:
         for scope in scopes:
             scope.live = live
         em.store_all(stores, scopes)  # type: ignore[arg-type]
-        rank = em.dialect.index_text(team.rank())
+        rank = team.rank()
         head = em.dialect.loop(name, rank, self._chunk_count(phase, flat), str(team.size))
         self.base.block.close(head, inner.block)
 
-
-__all__ = ["NestWriter", "inline_reduce"]
-_ = (Const, const, fn, int64, math)

@@ -1,0 +1,150 @@
+"""A kernel as source text and launches, for the language of a dialect."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from niello.codegen.gpu.blocks import Block, Scope
+from niello.codegen.gpu.c_style import CStyle
+from niello.codegen.gpu.expressions import Emitter
+from niello.codegen.gpu.kernel import Argument, GpuKernel, Launch
+from niello.codegen.gpu.nests import NestWriter, inline_reduce
+from niello.codegen.gpu.phases import Nest
+from niello.codegen.gpu.registers import Reg
+from niello.codegen.gpu.scatter import Scatter, ScatterWriter
+from niello.codegen.gpu.stages import SCRATCH_SLOT, Stages, stages_of
+from niello.codegen.gpu.target import GpuTarget
+from niello.codegen.gpu.teams import map_nest, threads_wanted
+from niello.codegen.transcendental import Native, expand
+from niello.core.errors import LimitExceeded
+from niello.kernel.ir import Kernel, Param
+
+_LONGEST_NAME = 40
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One entry point, for the dialect to write: its body knows `tid` and `block`."""
+
+    name: str
+    params: tuple[Param, ...]  # in the order of arguments
+    written: tuple[bool, ...]
+    shared: dict[str, tuple[Reg, int]]
+    threads: int
+    grid: tuple[int, int, int]
+    lines: tuple[str, ...]
+
+
+Writer = Callable[[Sequence[Entry]], str]
+
+
+def render(
+    kernel: Kernel, dialect: CStyle, target: GpuTarget, native: Native, write: Writer
+) -> GpuKernel:
+    """The launches of a kernel. `native` says which functions the language has; `write` makes the
+    source of entry points. Raises LimitExceeded and UnsupportedDtype."""
+    stages = stages_of(expand(kernel, native), target)
+    base = _identifier(kernel.name)
+    entries: list[Entry] = []
+    notes: list[str] = []
+    for n, level in enumerate(stages.levels):
+        name = base if n == 0 else f"{base}_{n}"
+        entry, said = _entry(name, level, dialect, target)
+        entries.append(entry)
+        notes += [f"{name}: {x}" for x in said]
+    launches = tuple(_launch(e, target) for e in entries)
+    return GpuKernel(
+        kernel.name,
+        write(entries) if entries else "",
+        launches,
+        _scratch_bytes(stages),
+        notes=tuple(notes),
+    )
+
+
+def _identifier(name: str) -> str:
+    """A name that both languages accept, of bounded length."""
+    plain = re.sub(r"[^A-Za-z0-9]+", "_", name).strip("_")[:_LONGEST_NAME].rstrip("_")
+    return f"k_{plain}" if plain else "k"
+
+
+def _entry(
+    name: str, level: Sequence[Nest | Scatter], dialect: CStyle, target: GpuTarget
+) -> tuple[Entry, list[str]]:
+    """The entry point that runs the nests of a level, each on blocks of its own."""
+    em = Emitter(dialect, inline_reduce)
+    mapped = [
+        (x, map_nest(x, target, dialect.word_bytes)) for x in level if isinstance(x, Nest)
+    ]
+    mappings = dict(mapped)
+    threads = threads_wanted(mapped, target)
+    writers: list[NestWriter | ScatterWriter] = []
+    notes = []
+    for x in level:
+        if isinstance(x, Scatter):
+            writers.append(ScatterWriter(em, x, target, threads))
+            notes.append(writers[-1].describe())  # type: ignore[union-attr]
+        else:
+            writers.append(NestWriter(em, x, mappings[x], target, threads))
+            notes.append(mappings[x].describe())
+    total = sum(w.blocks for w in writers)
+    grid = _grid(total, target)
+    root = Block(1)
+    scope = Scope(None, root)
+    shared: dict[str, tuple[Reg, int]] = {}
+    first = 0
+    covered = grid[0] * grid[1]
+    for n, writer in enumerate(writers):
+        alone = len(writers) == 1 and covered == total
+        inner = scope if alone else scope.inner(closed=True)
+        if isinstance(writer, NestWriter):
+            writer.team.shared = shared
+        writer.write(inner, f"(block - {first})" if first else "block")
+        first += writer.blocks
+        if not alone:
+            more = n + 1 < len(writers) or covered > total
+            test = f"if (block < {first}) {{" if more else "{"
+            root.add(test if n == 0 else f"else {test}" if more else "else {")
+            root.lines += inner.block.lines
+            root.add("}")
+    params = tuple(sorted(em.used, key=lambda p: p.slot))
+    written = tuple(em.used[p] for p in params)
+    return Entry(name, params, written, shared, threads, grid, tuple(root.lines)), notes
+
+
+def _grid(blocks: int, target: GpuTarget) -> tuple[int, int, int]:
+    """A grid of at least that many blocks, by rows that are as long as the device allows."""
+    if blocks <= target.most_blocks:
+        return (blocks, 1, 1)
+    rows = -(-blocks // target.most_blocks)
+    return (-(-blocks // rows), rows, 1)
+
+
+def _launch(entry: Entry, target: GpuTarget) -> Launch:
+    arguments = tuple(
+        Argument(None, p.slot - SCRATCH_SLOT, w)
+        if p.slot >= SCRATCH_SLOT
+        else Argument(p.slot, None, w)
+        for p, w in zip(entry.params, entry.written, strict=True)
+    )
+    if len(arguments) > target.most_buffers:
+        raise LimitExceeded(
+            f"kernel {entry.name}",
+            f"a launch of this device takes {target.most_buffers} buffers",
+            received=f"{len(arguments)} buffers",
+            advice="Stitch fewer operations together",
+        )
+    bytes = sum(r.bytes * n for r, n in entry.shared.values())
+    if bytes > target.shared_bytes:
+        raise LimitExceeded(
+            f"kernel {entry.name}",
+            f"a block of this device shares {target.shared_bytes} bytes",
+            received=f"{bytes} bytes",
+        )
+    return Launch(entry.name, entry.grid, (entry.threads, 1, 1), bytes, arguments)
+
+
+def _scratch_bytes(stages: Stages) -> tuple[int, ...]:
+    return tuple(-(-p.elements * p.dtype.itemsize // 256) * 256 for p in stages.scratch)
