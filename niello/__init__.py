@@ -6,6 +6,16 @@ from niello import ops as _ops  # noqa: F401  (registers every operation)
 from niello.backends import available as available_devices
 from niello.backends import device
 from niello.backends import names as device_names
+from niello.backends.inventory import (
+    DeviceRecord,
+    default_device,
+    devices,
+    memory_stats,
+    release_memory,
+    reset_peak_memory,
+    set_threads,
+    thread_count,
+)
 from niello.core import errors
 from niello.core.dtypes import (
     DType,
@@ -30,8 +40,14 @@ from niello.graph.opdef import functions as _functions
 from niello.graph.operation import Operation
 from niello.graph.tensor import Tensor, Variable
 from niello.graph.text import parse_graph, print_graph
+from niello.runtime.command_buffer import CommandBuffer, CommandStatus
+from niello.runtime.command_queue import CommandQueue
+from niello.runtime.event import SharedEvent
+from niello.runtime.predicate import Predicate
 from niello.runtime.target import CompileOptions
 from niello.runtime.tensor_data import TensorData
+
+from niello import precision  # isort: skip  (builds on the names above)
 
 __version__ = "0.1.0"
 
@@ -39,11 +55,17 @@ __version__ = "0.1.0"
 globals().update(_functions())
 
 __all__ = [
+    "CommandBuffer",
+    "CommandQueue",
+    "CommandStatus",
     "CompileOptions",
     "DType",
+    "DeviceRecord",
     "Executable",
     "Graph",
     "Operation",
+    "Predicate",
+    "SharedEvent",
     "Tensor",
     "TensorData",
     "TensorType",
@@ -51,8 +73,10 @@ __all__ = [
     "available_devices",
     "bfloat16",
     "bool_",
+    "default_device",
     "device",
     "device_names",
+    "devices",
     "errors",
     "float16",
     "float32",
@@ -61,8 +85,14 @@ __all__ = [
     "int16",
     "int32",
     "int64",
+    "memory_stats",
     "parse_graph",
+    "precision",
     "print_graph",
+    "release_memory",
+    "reset_peak_memory",
+    "set_threads",
+    "thread_count",
     "uint8",
     "uint16",
     "uint32",

@@ -28,95 +28,295 @@ from niello.graph.tensor import Tensor as Tensor
 from niello.graph.tensor import Variable as Variable
 from niello.graph.text import parse_graph as parse_graph
 from niello.graph.text import print_graph as print_graph
-from niello.runtime.target import CompileOptions as CompileOptions
-from niello.runtime.tensor_data import TensorData as TensorData
-from niello.ops.optimiser import adam as adam
-from niello.ops.optimiser import adamw as adamw
-from niello.ops.extremes import all as all
-from niello.ops.extremes import any as any
-from niello.ops.extremes import argmax as argmax
-from niello.ops.extremes import argmin as argmin
-from niello.ops.pooling import average_pool2d as average_pool2d
-from niello.ops.normalisation import batch_norm as batch_norm
-from niello.ops.normalisation import batch_norm_training as batch_norm_training
-from niello.ops.loss import binary_cross_entropy as binary_cross_entropy
+from niello.ops.activation import gelu as gelu
+from niello.ops.activation import leaky_relu as leaky_relu
+from niello.ops.activation import softshrink as softshrink
+from niello.ops.binary import divide as divide
+from niello.ops.binary import divide_no_nan as divide_no_nan
+from niello.ops.binary import power as power
 from niello.ops.broadcast import broadcast_like as broadcast_like
 from niello.ops.broadcast import broadcast_to as broadcast_to
+from niello.ops.broadcast import sum_to_like as sum_to_like
+from niello.ops.broadcast import tile as tile
 from niello.ops.cast import cast as cast
-from niello.ops.select import clamp as clamp
 from niello.ops.concat import concat as concat
+from niello.ops.concat import split as split
+from niello.ops.concat import stack as stack
+from niello.ops.concat import unstack as unstack
 from niello.ops.convolve import conv2d as conv2d
 from niello.ops.convolve import conv2d_data_gradient as conv2d_data_gradient
 from niello.ops.convolve import conv2d_weights_gradient as conv2d_weights_gradient
 from niello.ops.convolve import conv_transpose2d as conv_transpose2d
 from niello.ops.convolve import depthwise_conv2d as depthwise_conv2d
-from niello.ops.binary import divide as divide
-from niello.ops.binary import divide_no_nan as divide_no_nan
 from niello.ops.dropout import dropout as dropout
-from niello.ops.reshape import expand_dims as expand_dims
-from niello.ops.reshape import flatten as flatten
-from niello.ops.reshape import flatten_axes as flatten_axes
+from niello.ops.extremes import all as all
+from niello.ops.extremes import any as any
+from niello.ops.extremes import argmax as argmax
+from niello.ops.extremes import argmin as argmin
+from niello.ops.extremes import max as max
+from niello.ops.extremes import min as min
 from niello.ops.indexing import gather as gather
 from niello.ops.indexing import gather_along_axis as gather_along_axis
-from niello.ops.activation import gelu as gelu
-from niello.ops.pooling import global_average_pool as global_average_pool
-from niello.ops.pooling import global_max_pool as global_max_pool
-from niello.ops.normalisation import group_norm as group_norm
+from niello.ops.indexing import one_hot as one_hot
+from niello.ops.loss import binary_cross_entropy as binary_cross_entropy
 from niello.ops.loss import hinge as hinge
 from niello.ops.loss import huber as huber
-from niello.ops.subscript import index as index
+from niello.ops.loss import mean_squared_error as mean_squared_error
+from niello.ops.loss import sigmoid_cross_entropy as sigmoid_cross_entropy
+from niello.ops.loss import softmax_cross_entropy as softmax_cross_entropy
+from niello.ops.matmul import matmul as matmul
+from niello.ops.normalisation import batch_norm as batch_norm
+from niello.ops.normalisation import batch_norm_training as batch_norm_training
+from niello.ops.normalisation import group_norm as group_norm
 from niello.ops.normalisation import instance_norm as instance_norm
 from niello.ops.normalisation import layer_norm as layer_norm
-from niello.ops.activation import leaky_relu as leaky_relu
-from niello.ops.softmax import log_softmax as log_softmax
-from niello.ops.softmax import logsumexp as logsumexp
-from niello.ops.matmul import matmul as matmul
-from niello.ops.extremes import max as max
-from niello.ops.pooling import max_pool2d as max_pool2d
-from niello.ops.reduce import mean as mean
-from niello.ops.loss import mean_squared_error as mean_squared_error
-from niello.ops.extremes import min as min
-from niello.ops.optimiser import momentum as momentum
 from niello.ops.normalisation import normalise as normalise
-from niello.ops.indexing import one_hot as one_hot
+from niello.ops.normalisation import rms_norm as rms_norm
+from niello.ops.optimiser import adam as adam
+from niello.ops.optimiser import adamw as adamw
+from niello.ops.optimiser import momentum as momentum
+from niello.ops.optimiser import rmsprop as rmsprop
+from niello.ops.optimiser import sgd as sgd
 from niello.ops.pad import pad as pad
-from niello.ops.binary import power as power
-from niello.ops.reduce import prod as prod
+from niello.ops.philox import random_state as random_state
+from niello.ops.pooling import average_pool2d as average_pool2d
+from niello.ops.pooling import global_average_pool as global_average_pool
+from niello.ops.pooling import global_max_pool as global_max_pool
+from niello.ops.pooling import max_pool2d as max_pool2d
 from niello.ops.random import random_bits as random_bits
 from niello.ops.random import random_integers as random_integers
 from niello.ops.random import random_normal as random_normal
-from niello.ops.philox import random_state as random_state
 from niello.ops.random import random_truncated_normal as random_truncated_normal
 from niello.ops.random import random_uniform as random_uniform
+from niello.ops.reduce import mean as mean
+from niello.ops.reduce import prod as prod
+from niello.ops.reduce import sum as sum
+from niello.ops.reshape import expand_dims as expand_dims
+from niello.ops.reshape import flatten as flatten
+from niello.ops.reshape import flatten_axes as flatten_axes
 from niello.ops.reshape import reshape as reshape
 from niello.ops.reshape import reshape_like as reshape_like
-from niello.ops.transpose import reverse as reverse
-from niello.ops.normalisation import rms_norm as rms_norm
-from niello.ops.optimiser import rmsprop as rmsprop
-from niello.ops.optimiser import sgd as sgd
 from niello.ops.reshape import shape_of as shape_of
-from niello.ops.loss import sigmoid_cross_entropy as sigmoid_cross_entropy
 from niello.ops.reshape import size as size
+from niello.ops.reshape import squeeze as squeeze
+from niello.ops.reshape import unflatten as unflatten
+from niello.ops.select import clamp as clamp
+from niello.ops.select import where as where
 from niello.ops.slice import slice as slice
 from niello.ops.slice import slice_update as slice_update
+from niello.ops.softmax import log_softmax as log_softmax
+from niello.ops.softmax import logsumexp as logsumexp
 from niello.ops.softmax import softmax as softmax
-from niello.ops.loss import softmax_cross_entropy as softmax_cross_entropy
-from niello.ops.activation import softshrink as softshrink
-from niello.ops.concat import split as split
-from niello.ops.reshape import squeeze as squeeze
-from niello.ops.concat import stack as stack
 from niello.ops.statistics import standard_deviation as standard_deviation
-from niello.ops.reduce import sum as sum
-from niello.ops.broadcast import sum_to_like as sum_to_like
-from niello.ops.transpose import swap_axes as swap_axes
-from niello.ops.broadcast import tile as tile
-from niello.ops.transpose import transpose as transpose
-from niello.ops.reshape import unflatten as unflatten
-from niello.ops.concat import unstack as unstack
 from niello.ops.statistics import variance as variance
-from niello.ops.select import where as where
+from niello.ops.subscript import index as index
+from niello.ops.transpose import reverse as reverse
+from niello.ops.transpose import swap_axes as swap_axes
+from niello.ops.transpose import transpose as transpose
+from niello.runtime.target import CompileOptions as CompileOptions
+from niello.runtime.tensor_data import TensorData as TensorData
 
 __version__: str
+
+__all__ = [
+    'CompileOptions',
+    'DType',
+    'Executable',
+    'Graph',
+    'Operation',
+    'Tensor',
+    'TensorData',
+    'TensorType',
+    'Variable',
+    'absolute',
+    'acos',
+    'acosh',
+    'adam',
+    'adamw',
+    'add',
+    'all',
+    'any',
+    'argmax',
+    'argmin',
+    'asin',
+    'asinh',
+    'atan',
+    'atan2',
+    'atanh',
+    'available_devices',
+    'average_pool2d',
+    'batch_norm',
+    'batch_norm_training',
+    'bfloat16',
+    'binary_cross_entropy',
+    'bitwise_and',
+    'bitwise_left_shift',
+    'bitwise_not',
+    'bitwise_or',
+    'bitwise_right_shift',
+    'bitwise_xor',
+    'bool_',
+    'broadcast_like',
+    'broadcast_to',
+    'cast',
+    'ceil',
+    'clamp',
+    'concat',
+    'conv2d',
+    'conv2d_data_gradient',
+    'conv2d_weights_gradient',
+    'conv_transpose2d',
+    'cos',
+    'cosh',
+    'depthwise_conv2d',
+    'device',
+    'device_names',
+    'divide',
+    'divide_no_nan',
+    'dropout',
+    'elu',
+    'equal',
+    'erf',
+    'erfinv',
+    'errors',
+    'exp',
+    'exp10',
+    'exp2',
+    'expand_dims',
+    'expm1',
+    'flatten',
+    'flatten_axes',
+    'float16',
+    'float32',
+    'float64',
+    'floor',
+    'floor_divide',
+    'floor_modulo',
+    'fmax',
+    'fmin',
+    'gather',
+    'gather_along_axis',
+    'gelu',
+    'global_average_pool',
+    'global_max_pool',
+    'greater',
+    'greater_equal',
+    'group_norm',
+    'hard_sigmoid',
+    'hard_swish',
+    'hard_tanh',
+    'hinge',
+    'huber',
+    'identity',
+    'index',
+    'instance_norm',
+    'int16',
+    'int32',
+    'int64',
+    'int8',
+    'is_finite',
+    'is_inf',
+    'is_nan',
+    'layer_norm',
+    'leaky_relu',
+    'less',
+    'less_equal',
+    'log',
+    'log10',
+    'log1p',
+    'log2',
+    'log_softmax',
+    'logical_and',
+    'logical_nand',
+    'logical_nor',
+    'logical_not',
+    'logical_or',
+    'logical_xnor',
+    'logical_xor',
+    'logsumexp',
+    'matmul',
+    'max',
+    'max_pool2d',
+    'maximum',
+    'mean',
+    'mean_squared_error',
+    'min',
+    'minimum',
+    'mish',
+    'modulo',
+    'momentum',
+    'multiply',
+    'negative',
+    'normal_quantile',
+    'normalise',
+    'not_equal',
+    'one_hot',
+    'pad',
+    'parse_graph',
+    'popcount',
+    'power',
+    'prelu',
+    'print_graph',
+    'prod',
+    'random_bits',
+    'random_integers',
+    'random_normal',
+    'random_state',
+    'random_truncated_normal',
+    'random_uniform',
+    'reciprocal',
+    'relu',
+    'reshape',
+    'reshape_like',
+    'reverse',
+    'rint',
+    'rms_norm',
+    'rmsprop',
+    'round',
+    'rsqrt',
+    'select',
+    'selu',
+    'sgd',
+    'shape_of',
+    'sigmoid',
+    'sigmoid_cross_entropy',
+    'sign',
+    'signbit',
+    'silu',
+    'sin',
+    'sinh',
+    'size',
+    'slice',
+    'slice_update',
+    'softmax',
+    'softmax_cross_entropy',
+    'softplus',
+    'softshrink',
+    'split',
+    'sqrt',
+    'square',
+    'squeeze',
+    'stack',
+    'standard_deviation',
+    'stop_gradient',
+    'subtract',
+    'sum',
+    'sum_to_like',
+    'swap_axes',
+    'tan',
+    'tanh',
+    'tile',
+    'transpose',
+    'trunc',
+    'uint16',
+    'uint32',
+    'uint64',
+    'uint8',
+    'unflatten',
+    'unstack',
+    'variance',
+    'where',
+]
 
 def absolute(x: _Any, *, name: str | None = None) -> Tensor: ...
 def acos(x: _Any, *, name: str | None = None) -> Tensor: ...

@@ -37,7 +37,9 @@ def stub() -> str:
             lines.append(f"from {module.__name__} import {name} as {name}")
         else:
             written.append(signature(name, function))
-    lines += ["", "__version__: str", "", *written]
+    # `names as device_names` is exported only when it is listed.
+    listed = [f"    {name!r}," for name in sorted(niello.__all__)]
+    lines += ["", "__version__: str", "", "__all__ = [", *listed, "]", "", *written]
     return "\n".join(lines) + "\n"
 
 

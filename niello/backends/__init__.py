@@ -9,6 +9,7 @@ from functools import cache
 
 from niello.core.config import DEVICE
 from niello.core.errors import BackendUnavailable
+from niello.runtime.device import openers
 from niello.runtime.target import Backend, Device
 
 # Tried in this order when the user names no device; a folder not listed here is never a default.
@@ -73,3 +74,6 @@ def device(name: str | None = None) -> Device:
             if found is None:
                 found = _devices[chosen] = record.open()
     return found
+
+
+openers.append(device)

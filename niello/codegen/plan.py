@@ -345,7 +345,7 @@ class _Planner:
     def _worth_splitting(self, ranges: tuple[Range, ...], node: Expr) -> bool:
         results = math.prod(r.extent for r in ranges)
         points = math.prod(k.extent for k in node.ranges)  # type: ignore[attr-defined]
-        if results * points < 2 * _SMALL or results > _SPLIT_COLUMNS:
+        if results * points < 4 * _SMALL or results > _SPLIT_COLUMNS:
             return False
         if self._split_lanes(ranges, node.ranges, [body_of(node)]) is not None:  # type: ignore[attr-defined]
             return points >= 64  # columns: a thread walks whole rows

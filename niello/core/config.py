@@ -48,9 +48,10 @@ THREADS = Flag("NIELLO_THREADS", "0", "Number of CPU threads; 0 means all usable
 CPU_TARGET = Flag("NIELLO_CPU_TARGET", "host", "host, avx512, avx2 or baseline.")
 CACHE_DIR = Flag("NIELLO_CACHE_DIR", "", "Where compiled code is kept; default is the user cache.")
 CACHE = Flag("NIELLO_CACHE", "1", "0 turns the disk cache of compiled code off.")
+WEBGPU_ADAPTER = Flag("NIELLO_WEBGPU_ADAPTER", "", "Part of the name of the adapter to use.")
 OPTIMISE = Flag("NIELLO_OPTIMISE", "1", "0 runs every operation as a kernel of its own.")
 
-FLAGS = (DEBUG, DUMP, VERIFY, DEVICE, THREADS, CPU_TARGET, CACHE_DIR, CACHE, OPTIMISE)
+FLAGS = (DEBUG, DUMP, VERIFY, DEVICE, THREADS, CPU_TARGET, CACHE_DIR, CACHE, OPTIMISE, WEBGPU_ADAPTER)
 
 
 def cache_directory() -> Path:

@@ -86,6 +86,14 @@ class DeviceError(NielloError, RuntimeError):
     """A device that failed while it was used."""
 
 
+class CommandError(NielloError, RuntimeError):
+    """A command queue, command buffer or event used in the wrong order."""
+
+
+class EventTimeout(DeviceError, TimeoutError):
+    """An event that did not reach the awaited value in time."""
+
+
 class BackendUnavailable(DeviceError):
     """A back end whose driver, library or adapter is absent."""
 

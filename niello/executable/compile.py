@@ -18,6 +18,7 @@ from niello.graph.structural import Placeholder
 from niello.graph.tensor import Tensor
 from niello.kernel.verify import verify as verify_kernel
 from niello.passes import pipeline
+from niello.passes.autocast import as_autocast
 from niello.passes.computation import Computation
 from niello.passes.watch import Watch
 from niello.runtime.commands import Program
@@ -49,12 +50,15 @@ def compile_graph(
 
     # 2. graph -> graph
     types = [feeds[t] for t in computation.inputs]
-    passes = (pipeline.optimising if optimise else pipeline.plain)(types)
+    autocast = as_autocast(options.autocast)
+    if autocast is not None:
+        autocast.check(graph)
+    passes = (pipeline.optimising if optimise else pipeline.plain)(types, autocast)
     watch = Watch(computation, tuple(types))
 
     def inspect(stage: str, made: Computation) -> None:
         dump.graph(stage, made)
-        watch.after(stage, made)
+        watch.after(stage, made, rounds=stage == "autocast")
 
     optimised = pipeline.run(passes, computation, inspect)
 

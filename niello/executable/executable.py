@@ -17,18 +17,22 @@ from niello.core.errors import FeedError, GraphError
 from niello.core.types import TensorType
 from niello.executable.describe import commands_text, kernels_text
 from niello.executable.feed import fed_type, to_array
+from niello.executable.recorded import Recorded
 from niello.graph.graph import GraphDefinition
 from niello.graph.tensor import Tensor, VariableState
 from niello.passes.computation import Computation
 from niello.runtime import profiler
 from niello.runtime.buffer import Buffer
+from niello.runtime.command_buffer import CommandBuffer
 from niello.runtime.commands import Dispatch, Program
 from niello.runtime.in_flight import InFlight
+from niello.runtime.predicate import Predicate
 from niello.runtime.target import Backend, CompileOptions, Device, Loaded, RemoteDevice
 from niello.runtime.tensor_data import TensorData, on_device
 from niello.schedule.program import Scheduled
 
 CompletionHandler = Callable[[Any, BaseException | None], None]
+Play = Callable[[list[Any]], None]
 
 STAGES = ("input", "graph", "schedule", "kernels", "source")
 
@@ -64,7 +68,7 @@ class Executable:
         self._shapes = [t.static_shape for t in program.inputs]
         self._outputs = program.outputs
         self._input_bytes = [t.bytes for t in program.inputs]
-        self._results = [(max(t.bytes, 1), t) for t in program.outputs]
+        self.result_sizes = [(max(t.bytes, 1), t) for t in program.outputs]
         self._out_dtypes = [t.dtype.numpy for t in program.outputs]
         self._out_shapes = [t.static_shape for t in program.outputs]
         self._constants = [on_device(c, device).buffer for c in program.constants]
@@ -153,14 +157,7 @@ class Executable:
         """
         if isinstance(inputs, Mapping):
             return self._run_named(inputs, results)
-        count = len(self._types)
-        if len(inputs) != count:
-            raise FeedError(
-                "run",
-                f"takes {count} inputs",
-                received=f"{len(inputs)}",
-                advice=f"They are {', '.join(t.name for t in self.inputs) or 'none'}",
-            )
+        self._check_count(inputs)
         if not self.device.host_memory:
             return self._run_remote(inputs, results)
         handles: list[Any] = []
@@ -180,15 +177,24 @@ class Executable:
         if results is None:
             allocate = self.device.allocate
             made: Any = []
-            for size, kind in self._results:
+            for size, kind in self.result_sizes:
                 buffer = allocate(size)
                 handles.append(buffer.handle)
                 made.append(TensorData(buffer, kind))
         else:
             made = results
-            handles += self._given(results, handles)
-        self._play(handles)
+            handles += self.check_results(results, handles)
+        self.play(handles)
         return made
+
+    def _check_count(self, inputs: Sequence[Any]) -> None:
+        if len(inputs) != len(self._types):
+            raise FeedError(
+                "run",
+                f"takes {len(self._types)} inputs",
+                received=f"{len(inputs)}",
+                advice=f"They are {', '.join(t.name for t in self.inputs) or 'none'}",
+            )
 
     def _run_remote(self, inputs: Sequence[Any], results: Sequence[Any] | None) -> Any:
         """The same on a device whose memory the host cannot see: values move there, results stay
@@ -198,22 +204,25 @@ class Executable:
             v.to(self.device) if isinstance(v, TensorData) else on_device(v, self.device)
             for v in fed
         ]
-        made = [TensorData(self.device.allocate(size), kind) for size, kind in self._results]
+        made = [TensorData(self.device.allocate(size), kind) for size, kind in self.result_sizes]
         if results is not None:
-            self._given(results, [])
+            self.check_results(results, [])
         given = made if results is None else results
         there = [
             g if isinstance(g, TensorData) and g.device is self.device else m
             for g, m in zip(given, made, strict=True)
         ]
-        self._play([v.handle for v in (*values, *there)])
+        self.play([v.handle for v in (*values, *there)])
         for g, t in zip(given, there, strict=True):
             if g is not t:
                 target = g if isinstance(g, np.ndarray) else g.numpy()
                 self.device.download(t.buffer, t.offset, target)
         return given
 
-    def _play(self, handles: list[Any]) -> None:
+    def play(self, handles: list[Any], play: Play | None = None) -> None:
+        """Play with the handles of checked inputs and results, followed by those that the
+        executable adds; `play` stands in for that of the loaded program."""
+        play = self.loaded.play if play is None else play
         # Each concurrent run has an arena of its own; what a run leaves behind serves the next.
         try:
             arena = self._arenas.pop()
@@ -223,11 +232,11 @@ class Executable:
         started = time.perf_counter() if watching is not None else 0.0
         try:
             if self._states:
-                self._play_locked(handles, arena)
+                self._play_locked(handles, arena, play)
             else:
                 handles += self._tail
                 handles.append(arena.handle)
-                self.loaded.play(handles)
+                play(handles)
         finally:
             self._arenas.append(arena)
         if watching is not None:
@@ -235,13 +244,13 @@ class Executable:
                 self.graph.name, started, time.perf_counter() - started, bytes=self.bytes_moved
             )
 
-    def _play_locked(self, handles: list[Any], arena: Buffer) -> None:
+    def _play_locked(self, handles: list[Any], arena: Buffer, play: Play) -> None:
         """Runs that share variables take turns."""
         with ExitStack() as stack:
             for lock in self._locks:
                 stack.enter_context(lock)
             handles += self._variable_handles()
-            self.loaded.play([*handles, *self._tail, arena.handle])
+            play([*handles, *self._tail, arena.handle])
 
     def _variable_handles(self) -> list[Any]:
         if self.device.host_memory:
@@ -270,7 +279,7 @@ class Executable:
             return value.numpy() if self.device.host_memory else value
         return np.ascontiguousarray(value, wanted.dtype.numpy)  # in native byte order
 
-    def _given(self, results: Sequence[Any], inputs: list[Any]) -> list[Any]:
+    def check_results(self, results: Sequence[Any], inputs: list[Any]) -> list[Any]:
         """Handles of the caller's results, after checking type, layout and overlap."""
         if len(results) != len(self._outputs):
             raise FeedError("run", f"takes {len(self._outputs)} results", received=len(results))
@@ -302,7 +311,7 @@ class Executable:
 
     def _refuse_overlap(self, inputs: list[int], results: list[int]) -> None:
         taken = list(zip(inputs, self._input_bytes, strict=True))
-        for i, (start, (size, _)) in enumerate(zip(results, self._results, strict=True)):
+        for i, (start, (size, _)) in enumerate(zip(results, self.result_sizes, strict=True)):
             for other, length in taken:
                 if start < other + length and other < start + size:
                     raise FeedError(
@@ -314,6 +323,13 @@ class Executable:
             taken.append((start, size))
 
     def _run_named(self, inputs: Mapping[Any, Any], results: Sequence[Any] | None) -> Any:
+        values, named = self._by_position(inputs)
+        return named(self.run(values, results=results))
+
+    def _by_position(
+        self, inputs: Mapping[Any, Any]
+    ) -> tuple[list[Any], Callable[[Sequence[Any]], dict[Any, Any]]]:
+        """Inputs given by tensor or name in the order of `run`, and what names results alike."""
         by_name = all(isinstance(k, str) for k in inputs) and (bool(inputs) or not self.inputs)
         known: dict[Any, Any] = {(t.name if by_name else t): t for t in self.inputs}
         unknown = [str(k) for k in inputs if k not in known]
@@ -326,10 +342,8 @@ class Executable:
                 missing=missing,
                 superfluous=unknown,
             )
-        found = self.run([inputs[k] for k in known], results=results)
-        return {
-            (t.name if by_name else t): value for t, value in zip(self.targets, found, strict=True)
-        }
+        keys = [t.name if by_name else t for t in self.targets]
+        return [inputs[k] for k in known], lambda found: dict(zip(keys, found, strict=True))
 
     def run_async(
         self,
@@ -344,6 +358,31 @@ class Executable:
         two is None. Runs start in the order they were asked for.
         """
         return submit(lambda: self.run(inputs, results=results), completion_handler)
+
+    def encode(
+        self,
+        command_buffer: CommandBuffer,
+        inputs: Any = (),
+        *,
+        results: Sequence[Any] | None = None,
+        predicate: Predicate | None = None,
+    ) -> Any:
+        """Record a run into a command buffer; see CommandBuffer.encode."""
+        return command_buffer.encode(self, inputs, results, predicate=predicate)
+
+    def prepare(
+        self, inputs: Any = (), results: Sequence[Any] | None = None, *, zeroed: bool = False
+    ) -> Recorded:
+        """A run that is checked and has memory for its results, to be played later.
+
+        With `zeroed`, results that the caller did not give start as zeros. Raises what `run` does.
+        """
+        named: Callable[[Sequence[Any]], Any] = list
+        if isinstance(inputs, Mapping):
+            inputs, named = self._by_position(inputs)
+        self._check_count(inputs)
+        values = [self._feed(i, value) for i, value in enumerate(inputs)]
+        return Recorded(self, values, results, named, zeroed=zeroed)
 
     def in_flight(self, depth: int = 2) -> InFlight[Any]:
         """A queue that keeps up to `depth` runs unfinished (double buffering)."""

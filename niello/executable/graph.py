@@ -21,7 +21,10 @@ from niello.executable.feed import fed_type, to_array
 from niello.graph.graph import GraphDefinition
 from niello.graph.operation import Operation
 from niello.graph.tensor import Tensor
+from niello.passes.autocast import Autocast, as_autocast
 from niello.passes.computation import Computation
+from niello.runtime.command_buffer import CommandBuffer
+from niello.runtime.predicate import Predicate
 from niello.runtime.target import CompileOptions
 from niello.runtime.tensor_data import TensorData
 
@@ -59,6 +62,7 @@ class Graph(GraphDefinition):
                 "Graph", "cache_limit must be at least 1", received=cache_limit
             )
         self.cache_limit = cache_limit
+        self._autocast: Autocast | None = None
         self._cache: OrderedDict[Hashable, Executable] = OrderedDict()
         self._cache_lock = threading.Lock()
         self._hits = 0
@@ -78,6 +82,17 @@ class Graph(GraphDefinition):
         NotDifferentiable and GraphError.
         """
         return autodiff.gradients(of, with_respect_to, seed=seed)
+
+    # --- mixed precision
+    @property
+    def autocast(self) -> Autocast | None:
+        """What runs in a half type, for `run`, `encode`, and `compile` without options; None (the
+        default) for nothing. Set it with a half dtype or a `niello.precision.Autocast`."""
+        return self._autocast
+
+    @autocast.setter
+    def autocast(self, value: Any) -> None:
+        self._autocast = as_autocast(value)
 
     # --- compiling
     def compile(
@@ -105,7 +120,7 @@ class Graph(GraphDefinition):
             as_sequence(targets, "targets"),
             as_sequence(target_operations, "target_operations"),
             device,
-            options or CompileOptions(),
+            CompileOptions(autocast=self.autocast) if options is None else options,
         )
 
     # --- running
@@ -124,21 +139,8 @@ class Graph(GraphDefinition):
         targets to arrays that receive their values. Raises FeedError, GraphError, ShapeError
         before anything runs; variables keep their values when a run fails.
         """
-        wanted = as_sequence(targets, "targets")
-        operations = as_sequence(target_operations, "target_operations")
-        arrays = self._arrays({} if feeds is None else feeds)
-        executable = self._cached(arrays, wanted, operations, device)
-        given = None
-        if results is not None:
-            unknown = [str(t) for t in results if t not in executable.targets]
-            if unknown or any(t not in results for t in executable.targets):
-                raise FeedError(
-                    "results",
-                    "must give an array for each target and nothing else",
-                    received=[getattr(t, "name", str(t)) for t in results],
-                )
-            given = [results[t] for t in executable.targets]
-        values = executable.run(list(arrays.values()), results=given)
+        executable, arrays, given = self._asked(feeds, targets, target_operations, results, device)
+        values = executable.run(arrays, results=given)
         return dict(zip(executable.targets, values, strict=True))
 
     def run_async(
@@ -159,6 +161,64 @@ class Graph(GraphDefinition):
             lambda: self.run(feeds, targets, target_operations, results=results, device=device),
             completion_handler,
         )
+
+    def encode(
+        self,
+        command_buffer: CommandBuffer,
+        feeds: Mapping[Tensor, Any] | None = None,
+        targets: Sequence[Tensor] = (),
+        target_operations: Sequence[Operation] = (),
+        *,
+        results: Mapping[Tensor, Any] | None = None,
+        predicate: Predicate | None = None,
+    ) -> dict[Tensor, TensorData]:
+        """Record a run into a command buffer; the results are valid when it is completed.
+
+        Compiles for the device of the buffer's queue when these input types are new. Feeds and
+        results as in `run`; see CommandBuffer.encode for what must stay unchanged until then.
+
+        Example:
+            >>> import niello as nl
+            >>> import numpy as np
+            >>> graph = nl.Graph()
+            >>> x = graph.placeholder((2,), name="x")
+            >>> y = x + 1.0
+            >>> buffer = nl.CommandBuffer(nl.CommandQueue())
+            >>> out = graph.encode(buffer, {x: np.zeros(2, np.float32)}, [y])
+            >>> buffer.commit()
+            >>> buffer.wait_until_completed()
+            >>> out[y].tolist()
+            [1.0, 1.0]
+        """
+        device = command_buffer.queue.device.name
+        executable, arrays, given = self._asked(feeds, targets, target_operations, results, device)
+        values = command_buffer.encode(executable, arrays, given, predicate=predicate)
+        return dict(zip(executable.targets, values, strict=True))
+
+    def _asked(
+        self,
+        feeds: Mapping[Tensor, Any] | None,
+        targets: Sequence[Tensor],
+        target_operations: Sequence[Operation],
+        results: Mapping[Tensor, Any] | None,
+        device: str | None,
+    ) -> tuple[Executable, list[Any], list[Any] | None]:
+        """The executable of a run, its inputs and the caller's results, in their order."""
+        wanted = as_sequence(targets, "targets")
+        operations = as_sequence(target_operations, "target_operations")
+        arrays = self._arrays({} if feeds is None else feeds)
+        executable = self._cached(arrays, wanted, operations, device)
+        given = None
+        if results is not None:
+            unknown = [str(t) for t in results if t not in executable.targets]
+            if unknown or any(t not in results for t in executable.targets):
+                raise FeedError(
+                    "results",
+                    "must give an array for each target and nothing else",
+                    received=[getattr(t, "name", str(t)) for t in results],
+                )
+            given = [results[t] for t in executable.targets]
+        return executable, list(arrays.values()), given
 
     def _check_feed(self, tensor: Any) -> None:
         if not isinstance(tensor, Tensor) or tensor.graph is not self:
@@ -188,7 +248,7 @@ class Graph(GraphDefinition):
         name = backends.default_name() if device is None else device
         kinds = tuple((t, a.shape, _dtype_key(a)) for t, a in arrays.items())
         try:
-            key = (kinds, targets, operations, name, OPTIMISE.text())
+            key = (kinds, targets, operations, name, OPTIMISE.text(), self.autocast)
             with self._cache_lock:
                 found = self._cache.get(key)
                 if found is not None:
@@ -202,7 +262,9 @@ class Graph(GraphDefinition):
                 received=f"{targets!r} and {operations!r}",
             ) from None
         types = {t: fed_type(a, t.type, t.name) for t, a in arrays.items()}
-        made = compile_graph(self, types, targets, operations, name, CompileOptions())
+        made = compile_graph(
+            self, types, targets, operations, name, CompileOptions(autocast=self.autocast)
+        )
         with self._cache_lock:
             self._misses += 1
             self._cache[key] = made

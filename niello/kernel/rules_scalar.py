@@ -364,7 +364,8 @@ def decided_gate(e: Load) -> Expr | None:
 @rule(Load)
 def index_under_gate(e: Load) -> Expr | None:
     """b0[(x - 1)//4%7 if 0 < x & x < 29] --> b0[(x - 1)//4 if 0 < x & x < 29]"""
-    if e.gate is None or not _may_shrink(e.index):
+    # Indices are computed whether or not the gate holds: a load inside one keeps its own gate.
+    if e.gate is None or not _may_shrink(e.index) or loads_of(e.index):
         return None
     narrowed = under(e.gate, e.index)
     return None if narrowed is e.index else Load(e.param, narrowed, e.gate)

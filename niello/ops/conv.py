@@ -22,8 +22,8 @@ from niello.graph.tensor import Tensor
 from niello.kernel import ir
 from niello.kernel.build import Builder, Index, Value
 from niello.kernel.ir import Expr
-from niello.ops.define import check_dtype, half_as_float32
-from niello.ops.matmul import accumulator
+from niello.ops.define import check_dtype
+from niello.ops.matmul import accumulator, check_accumulate, summed
 from niello.ops.window import Layout, Window, inside, visit_windows
 
 
@@ -46,9 +46,7 @@ class WeightsLayout:
             tuple(values[i] for i in self.spatial),
         )
 
-    def build(
-        self, inputs: Any, outputs: Any, spatial: Sequence[Any]
-    ) -> tuple[Any, ...]:
+    def build(self, inputs: Any, outputs: Any, spatial: Sequence[Any]) -> tuple[Any, ...]:
         result: list[Any] = [None] * len(self.letters)
         result[self.letters.index("I")], result[self.letters.index("O")] = inputs, outputs
         for axis, value in zip(self.spatial, spatial, strict=True):
@@ -65,6 +63,7 @@ class ConvolutionSettings:
     groups: int
     data: Layout
     weights: WeightsLayout
+    accumulate: DType | None = None  # as in Matmul
 
     def per_group(self, weights: tuple[int, ...]) -> tuple[int, int]:
         """Input and output channels of one group."""
@@ -123,6 +122,7 @@ class ConvolutionOp(Op):
         for t in types:
             check_dtype(self.name, t.dtype, self.dtypes)
             check_dtype(self.name, t.dtype, (types[0].dtype,))
+            check_accumulate(self.name, t.dtype, self.settings.accumulate)
             if t.shape is None:
                 return False
             if len(t.shape) != wanted:
@@ -177,7 +177,7 @@ class Convolution(ConvolutionOp):
         return TensorType(s.data.build(batch, outputs, found), x.dtype)
 
     def reference(self, x: np.ndarray, w: np.ndarray) -> np.ndarray:
-        return np.asarray(half_as_float32(self._reference, (x, w))).astype(x.dtype, copy=False)
+        return summed(self._reference, (x, w), self.settings.accumulate)
 
     def _reference(self, x: np.ndarray, w: np.ndarray) -> np.ndarray:
         s = self.settings
@@ -224,7 +224,7 @@ class Convolution(ConvolutionOp):
         before = s.window.before(sizes, kernel)
         inner, outer = s.per_group(w.shape)
         group, _ = s.split_channel(channel, outer)
-        acc = accumulator(x.dtype)
+        acc = accumulator(x.dtype, s.accumulate)
 
         def data(*r: Expr) -> Expr:
             *offset, i = r
@@ -328,8 +328,7 @@ class ConvolutionDataGradient(ConvolutionOp):
     def reference(self, g: np.ndarray, w: np.ndarray, *like: np.ndarray) -> np.ndarray:
         sizes = self.settings.data.pick(like[0].shape)[2] if like else self.sizes
         assert sizes is not None
-        found = half_as_float32(lambda a, b: self._reference(a, b, sizes), (g, w))
-        return np.asarray(found).astype(g.dtype, copy=False)
+        return summed(lambda a, b: self._reference(a, b, sizes), (g, w), self.settings.accumulate)
 
     def _reference(self, g: np.ndarray, w: np.ndarray, sizes: tuple[int, ...]) -> np.ndarray:
         s = self.settings
@@ -391,7 +390,7 @@ class ConvolutionDataGradient(ConvolutionOp):
         before = s.window.before(sizes, kernel)
         inner, outer = s.per_group(w.shape)
         group, within = s.split_channel(channel, inner)
-        acc = accumulator(g.dtype)
+        acc = accumulator(g.dtype, s.accumulate)
 
         def data(*r: Expr) -> Expr:
             *offset, o = r
@@ -453,8 +452,7 @@ class ConvolutionWeightsGradient(ConvolutionOp):
     def reference(self, g: np.ndarray, x: np.ndarray, *like: np.ndarray) -> np.ndarray:
         kernel = self.settings.kernel(like[0].shape) if like else self.kernel
         assert kernel is not None
-        found = half_as_float32(lambda a, b: self._reference(a, b, kernel), (g, x))
-        return np.asarray(found).astype(g.dtype, copy=False)
+        return summed(lambda a, b: self._reference(a, b, kernel), (g, x), self.settings.accumulate)
 
     def _reference(self, g: np.ndarray, x: np.ndarray, kernel: tuple[int, ...]) -> np.ndarray:
         s = self.settings
@@ -514,7 +512,7 @@ class ConvolutionWeightsGradient(ConvolutionOp):
         _, channels, sizes = s.data.pick(x.shape)
         before = s.window.before(sizes, kernel)
         group, _ = s.split_channel(channel, outs // s.groups)  # type: ignore[arg-type]
-        acc = accumulator(g.dtype)
+        acc = accumulator(g.dtype, s.accumulate)
 
         def data(*r: Expr) -> Expr:
             batch, *position = r

@@ -15,6 +15,7 @@ from niello.ops.conv import (
     WeightsLayout,
 )
 from niello.ops.define import operands
+from niello.ops.matmul import as_accumulate
 from niello.ops.window import Layout, Window, as_padding, spatial_pair
 
 _DATA = {1: ("NCW", "NWC"), 2: ("NCHW", "NHWC"), 3: ("NCDHW", "NDHWC")}
@@ -30,6 +31,7 @@ def make_settings(
     groups: int,
     data_layout: str,
     weights_layout: str,
+    accumulate: Any = None,
 ) -> ConvolutionSettings:
     """Checked settings of a convolution over `rank` spatial axes."""
     for what, value, allowed in (
@@ -47,7 +49,8 @@ def make_settings(
         spatial_pair(dilations, rank, asked, "dilations"),
         as_padding(padding, rank, asked),
     )
-    return ConvolutionSettings(window, groups, Layout(data_layout), WeightsLayout(weights_layout))
+    layouts = Layout(data_layout), WeightsLayout(weights_layout)
+    return ConvolutionSettings(window, groups, *layouts, as_accumulate(accumulate))
 
 
 @opdef.function
@@ -61,14 +64,15 @@ def conv2d(
     groups: int = 1,
     data_layout: str = "NCHW",
     weights_layout: str = "OIHW",
+    accumulate: Any = None,
     name: str | None = None,
 ) -> Tensor:
     """2-D convolution (cross-correlation, as in ONNX Conv).
 
     x: [N, C, H, W] or [N, H, W, C] by `data_layout`; weights: [O, C / groups, kH, kW] or
     [kH, kW, C / groups, O] by `weights_layout`. `padding` is "valid", "same", "same_lower", a
-    number, one for each axis, or (before, after) for each axis. Half types accumulate in float32.
-    Raises ShapeError, AttributeValueError.
+    number, one for each axis, or (before, after) for each axis. Half types accumulate in float32
+    unless `accumulate` names a wider dtype. Raises ShapeError, AttributeValueError, DTypeError.
 
     Example:
         >>> import niello as nl
@@ -78,7 +82,7 @@ def conv2d(
         <Tensor 'convolution': float32[?, 28, 28, 32]>
     """
     settings = make_settings(
-        "conv2d", 2, strides, dilations, padding, groups, data_layout, weights_layout
+        "conv2d", 2, strides, dilations, padding, groups, data_layout, weights_layout, accumulate
     )
     x, weights = operands("conv2d", x, weights)
     return x.graph.apply(Convolution(settings), x, weights, name=name)  # type: ignore[return-value]
@@ -97,6 +101,7 @@ def conv_transpose2d(
     groups: int = 1,
     data_layout: str = "NCHW",
     weights_layout: str = "OIHW",
+    accumulate: Any = None,
     name: str | None = None,
 ) -> Tensor:
     """Transposed 2-D convolution: the data gradient of conv2d with these settings.
@@ -114,7 +119,7 @@ def conv_transpose2d(
     """
     asked = "conv_transpose2d"
     settings = make_settings(
-        asked, 2, strides, dilations, padding, groups, data_layout, weights_layout
+        asked, 2, strides, dilations, padding, groups, data_layout, weights_layout, accumulate
     )
     x, weights = operands(asked, x, weights)
     if output_size is None:
@@ -164,6 +169,7 @@ def depthwise_conv2d(
     padding: Any = "valid",
     data_layout: str = "NCHW",
     weights_layout: str = "OIHW",
+    accumulate: Any = None,
     name: str | None = None,
 ) -> Tensor:
     """Depthwise 2-D convolution: each channel with `multiplier` filters of its own.
@@ -203,6 +209,7 @@ def depthwise_conv2d(
         groups=channels,
         data_layout=data_layout,
         weights_layout=weights_layout,
+        accumulate=accumulate,
         name=name,
     )
 
@@ -219,6 +226,7 @@ def conv2d_data_gradient(
     groups: int = 1,
     data_layout: str = "NCHW",
     weights_layout: str = "OIHW",
+    accumulate: Any = None,
     name: str | None = None,
 ) -> Tensor:
     """Gradient of conv2d with respect to its data, whose (H, W) are `output_size`.
@@ -232,7 +240,7 @@ def conv2d_data_gradient(
     """
     asked = "conv2d_data_gradient"
     settings = make_settings(
-        asked, 2, strides, dilations, padding, groups, data_layout, weights_layout
+        asked, 2, strides, dilations, padding, groups, data_layout, weights_layout, accumulate
     )
     gradient, weights = operands(asked, gradient, weights)
     op = ConvolutionDataGradient(settings, spatial_pair(output_size, 2, asked, "output_size", 0))
@@ -251,6 +259,7 @@ def conv2d_weights_gradient(
     groups: int = 1,
     data_layout: str = "NCHW",
     weights_layout: str = "OIHW",
+    accumulate: Any = None,
     name: str | None = None,
 ) -> Tensor:
     """Gradient of conv2d with respect to its weights, whose (kH, kW) are `kernel_size`.
@@ -264,7 +273,7 @@ def conv2d_weights_gradient(
     """
     asked = "conv2d_weights_gradient"
     settings = make_settings(
-        asked, 2, strides, dilations, padding, groups, data_layout, weights_layout
+        asked, 2, strides, dilations, padding, groups, data_layout, weights_layout, accumulate
     )
     gradient, x = operands(asked, gradient, x)
     op = ConvolutionWeightsGradient(settings, spatial_pair(kernel_size, 2, asked, "kernel_size"))

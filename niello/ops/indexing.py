@@ -6,7 +6,7 @@ n + i (as in NumPy); any other index gives zeros, and contributes no gradient.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 

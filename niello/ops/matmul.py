@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 
 from niello.core import dtypes
-from niello.core.dtypes import NUMBERS, DType
-from niello.core.errors import ShapeError
+from niello.core.dtypes import FLOATS, NUMBERS, DType
+from niello.core.errors import DTypeError, ShapeError
 from niello.core.shapes import broadcast_shapes, show
 from niello.core.types import TensorType
 from niello.graph import opdef
@@ -27,8 +27,10 @@ from niello.ops.define import (
 )
 
 
-def accumulator(dtype: DType) -> DType:
-    """The dtype that sums of products are accumulated in."""
+def accumulator(dtype: DType, asked: DType | None = None) -> DType:
+    """The dtype that sums of products are accumulated in: the one asked for, or the default."""
+    if asked is not None:
+        return asked
     if dtype.is_half:
         return dtypes.float32
     if dtype.is_integer and dtype.bits < 32:
@@ -36,11 +38,41 @@ def accumulator(dtype: DType) -> DType:
     return dtype
 
 
+def check_accumulate(asked: str, dtype: DType, accumulate: DType | None) -> None:
+    """Refuse an accumulation dtype that holds less than the default one, or another kind."""
+    least = accumulator(dtype)
+    if accumulate is None or (accumulate.kind == least.kind and accumulate.bits >= least.bits):
+        return
+    raise DTypeError(
+        asked,
+        f"sums of products of {dtype.name} are accumulated in {least.name} or a wider type",
+        received=f"accumulate={accumulate.name}",
+        advice=f"Use accumulate={least.name}, which is the default",
+        dtype=accumulate,
+    )
+
+
+def as_accumulate(value: Any) -> DType | None:
+    """A user's `accumulate=`: None, or anything that names a dtype."""
+    return None if value is None else dtypes.dtype(value)
+
+
+def summed(
+    call: Callable[..., Any], arrays: Sequence[np.ndarray], accumulate: DType | None
+) -> np.ndarray:
+    """`call` on arrays in the dtype that a reference sums in, rounded back to theirs."""
+    if accumulate is None:
+        return np.asarray(half_as_float32(call, arrays)).astype(arrays[0].dtype, copy=False)
+    wide = [a.astype(accumulate.numpy) for a in arrays]
+    return np.asarray(call(*wide)).astype(arrays[0].dtype)
+
+
 @register
 @dataclass(frozen=True)
 class Matmul(Op):
     """Matrix product of the last two axes; leading axes broadcast."""
 
+    accumulate: DType | None = None  # None: float32 for half types, 32 bits for small integers
     name: ClassVar[str] = "matmul"
     traits: ClassVar[Trait] = Trait.CONTRACTION
     dtypes: ClassVar[tuple[DType, ...]] = NUMBERS
@@ -52,6 +84,7 @@ class Matmul(Op):
     def infer(self, a: TensorType, b: TensorType) -> TensorType:
         check_dtype(self.name, a.dtype, self.dtypes)
         check_dtype(self.name, b.dtype, (a.dtype,))
+        check_accumulate(self.name, a.dtype, self.accumulate)
         if a.shape is None or b.shape is None:
             return TensorType(None, a.dtype)
         if len(a.shape) < 2 or len(b.shape) < 2:
@@ -75,7 +108,7 @@ class Matmul(Op):
         return TensorType((*batch, a.shape[-2], b.shape[-1]), a.dtype)
 
     def reference(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
-        return np.asarray(half_as_float32(np.matmul, (a, b))).astype(a.dtype, copy=False)
+        return summed(np.matmul, (a, b), self.accumulate)
 
     def grad(
         self,
@@ -86,15 +119,16 @@ class Matmul(Op):
         g, (a, b) = gradients[0], inputs
         assert g is not None
         swap = opdef.functions()["swap_axes"]
+        acc = self.accumulate
         return (
-            unbroadcast(matmul(g, swap(b, -1, -2)), a),
-            unbroadcast(matmul(swap(a, -1, -2), g), b),
+            unbroadcast(matmul(g, swap(b, -1, -2), accumulate=acc), a),
+            unbroadcast(matmul(swap(a, -1, -2), g, accumulate=acc), b),
         )
 
     def lower(self, k: Builder, output: int, index: Index, *inputs: Value) -> Expr:
         a, b = inputs
         *batch, row, column = index
-        acc = accumulator(a.dtype)
+        acc = accumulator(a.dtype, self.accumulate)
         at = broadcast_index(tuple(batch), a.shape[:-2])
         bt = broadcast_index(tuple(batch), b.shape[:-2])
         found = k.contract(
@@ -115,16 +149,18 @@ class Matmul(Op):
             sample(real(17, 33), real(33, 19), grad=False),
             sample(real(3, 0), real(0, 2)),
             sample(real(0, 3), real(3, 2)),
+            sample(real(3, 4), real(4, 5), dtypes=FLOATS, accumulate=dtypes.float64),
         )
 
 
 @opdef.function
-def matmul(a: Any, b: Any, *, name: str | None = None) -> Tensor:
+def matmul(a: Any, b: Any, *, accumulate: Any = None, name: str | None = None) -> Tensor:
     """Matrix product [..., m, k] x [..., k, n] -> [..., m, n]; leading axes broadcast.
 
     A one-dimensional operand is a row on the left and a column on the right, as in numpy.matmul.
-    Half types accumulate in float32, 8- and 16-bit integers in 32 bits. Raises ShapeError when the
-    inner dimensions differ.
+    Half types accumulate in float32, 8- and 16-bit integers in 32 bits; `accumulate` asks for a
+    wider dtype. Raises ShapeError when the inner dimensions differ, DTypeError for an `accumulate`
+    that holds less than the default.
 
     Example:
         >>> import niello as nl
@@ -146,7 +182,7 @@ def matmul(a: Any, b: Any, *, name: str | None = None) -> Tensor:
         a = functions["expand_dims"](a, axes=0)
     if column:
         b = functions["expand_dims"](b, axes=-1)
-    result = a.graph.apply(Matmul(), a, b, name=name)
+    result = a.graph.apply(Matmul(as_accumulate(accumulate)), a, b, name=name)
     if row:
         result = functions["squeeze"](result, axes=-2)
     if column:

@@ -15,11 +15,12 @@ from niello.passes.specialise import Specialise
 Pass = Callable[[Computation], Computation]
 
 
-def optimising(types: Sequence[TensorType]) -> tuple[Pass, ...]:
+def optimising(types: Sequence[TensorType], autocast: Pass | None = None) -> tuple[Pass, ...]:
     """The default pipeline for inputs of the given static types."""
     return (
         Specialise(tuple(types)),  # everything after needs known shapes
         Decompose(),  # only primitives from here on
+        *_asked(autocast),  # before folding, which then casts constants at compile time
         Fold(),  # shapes and scalars become constants, which canonical forms look for
         Canonicalise(),  # x * 1, reshape of reshape ...
         Share(),  # after canonical forms, more is equal
@@ -27,9 +28,13 @@ def optimising(types: Sequence[TensorType]) -> tuple[Pass, ...]:
     )
 
 
-def plain(types: Sequence[TensorType]) -> tuple[Pass, ...]:
+def plain(types: Sequence[TensorType], autocast: Pass | None = None) -> tuple[Pass, ...]:
     """Only what code generation needs: for NIELLO_OPTIMISE=0 and for comparing results."""
-    return (Specialise(tuple(types)), Decompose())
+    return (Specialise(tuple(types)), Decompose(), *_asked(autocast))
+
+
+def _asked(autocast: Pass | None) -> tuple[Pass, ...]:
+    return () if autocast is None else (autocast,)
 
 
 def run(

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 
 from niello.core.dtypes import uint8
+from niello.core.errors import AttributeValueError
 from niello.runtime.buffer import Buffer, HostPool
 
 
@@ -63,3 +67,24 @@ class HostDevice:
 # Host memory that belongs to no back end: values that users make from arrays live here, and every
 # device with host memory takes them as they are.
 HOST = HostDevice("host")
+
+
+# Who opens devices by name: niello.backends, which is above this folder, puts its function here.
+openers: list[Callable[[str | None], Any]] = []
+
+
+def opened(device: Any) -> Any:
+    """An opened device as it is; one named by a string, or the default one for None, opened.
+
+    Raises BackendUnavailable, and AttributeValueError for anything else.
+    """
+    if device is None or isinstance(device, str):
+        return openers[-1](device)
+    if not hasattr(device, "host_memory"):
+        raise AttributeValueError(
+            "device",
+            "takes the name of a device or an opened one",
+            received=repr(device),
+            advice="Call niello.device_names() for the names",
+        )
+    return device

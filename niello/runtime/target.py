@@ -24,6 +24,7 @@ class Limits:
     workgroup_threads: int
     shared_bytes: int  # fast memory of one thread or workgroup: rows up to this size stay in it
     vector_bits: int
+    buffer_alignment: int = 64  # bytes: intermediate results begin at multiples of it
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ class CompileOptions:
     threads: int = 0  # 0: the device's default
     target: str = "host"  # machine level, such as avx512, avx2, baseline
     optimise: bool = True
+    autocast: Any = None  # a half dtype, or an Autocast (passes/autocast.py)
 
 
 class Loaded(Protocol):
@@ -63,6 +65,16 @@ class Loaded(Protocol):
 
     def source(self) -> str:
         """The generated code as text."""
+
+
+class PredicatedLoaded(Loaded, Protocol):
+    """A program that a device can skip by itself: what `runtime/predicate.py` uses when it is
+    there. Without it the word is downloaded before the program plays."""
+
+    def play_if(self, handles: Sequence[Any], predicate: Any, offset: int) -> None:
+        """Like `play`, but every command is skipped when the 32-bit integer at byte `offset` of
+        the buffer with the handle `predicate` is zero at the moment the program runs, in the order
+        of the calls. The host must not wait for it."""
 
 
 class Device(Protocol):
@@ -119,6 +131,16 @@ class RemoteDevice(Device, Protocol):
 
     def import_dlpack(self, tensor: Any) -> Any:
         """A TensorData on this device of another library's tensor, or None when it is elsewhere."""
+
+
+class FencedDevice(Device, Protocol):
+    """A device whose plays return before they are done, and that can tell when they are: command
+    queues then keep several command buffers in flight. Without it a queue calls `synchronize` at
+    the end of each."""
+
+    def fence(self) -> Callable[[], None]:
+        """A function that blocks until everything started so far is done; it may be called on
+        another thread, while more is started. It raises what `synchronize` would."""
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from niello.core.dtypes import BY_NAME, DType, bfloat16, dtype
 from niello.core.errors import DeviceError, DTypeError, FeedError, ShapeError
 from niello.core.types import TensorType
 from niello.runtime.buffer import Buffer
-from niello.runtime.device import HOST
+from niello.runtime.device import HOST, opened
 
 _DLPACK_CPU = 1
 _DLPACK_HOST_KINDS = (1, 3, 11)  # cpu, CUDA pinned host memory, ROCm pinned host memory
@@ -144,7 +144,11 @@ class TensorData:
         return array
 
     def to(self, device: Any) -> TensorData:
-        """The same value on another opened device; itself when it is there already."""
+        """The same value on another device, named or opened; itself when it is there already.
+
+        Devices with host memory share it. Raises BackendUnavailable and OutOfMemory.
+        """
+        device = opened(device)
         if device is self.device or (device.host_memory and self.device.host_memory):
             return self
         return on_device(self.numpy(), device)

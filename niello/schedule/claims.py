@@ -187,4 +187,3 @@ def tensor_of(lowered: Lowered, load: Load) -> Tensor:
 def accumulates_in(dtype: DType, contract: Contract) -> bool:
     """Whether the sum is in the type that libraries use for these elements."""
     return contract.dtype.name == ("float64" if dtype.name == "float64" else "float32")
-

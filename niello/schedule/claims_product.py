@@ -1,7 +1,7 @@
 """Matrix products among the contractions: C[b, m, n] = sum over k of A[b, m, k] B[b, k, n].
 
-Found by strides alone, so a product of transposed, batched or reshaped operands is one too, whatever
-operation it came from.
+Found by strides alone, so a product of transposed, batched or reshaped operands is one too,
+whatever operation it came from.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Strides = dict[Range, int]
 
 @dataclass(frozen=True)
 class Axis:
-    """Merged ranges: how many points, and the stride in each of the two arrays that it runs along."""
+    """Merged ranges: how many points, and the stride in each array that they run along."""
 
     extent: int
     strides: tuple[int, ...]
@@ -170,4 +170,3 @@ def _matrix(rows: int, columns: int, row: int, column: int) -> tuple[bool, int] 
     if row == 1 and column >= rows:
         return True, column
     return None
-

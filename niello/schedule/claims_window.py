@@ -155,5 +155,3 @@ def _dims(shape: tuple[int, ...], order: Sequence[int]) -> tuple[tuple[int, ...]
         steps[axis] = step
         step *= shape[axis]
     return tuple(shape[a] for a in order), tuple(steps[a] for a in order)
-
-

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +23,14 @@ from niello.kernel import ir
 from niello.kernel.build import Builder, Index, Value, ravel, unravel
 from niello.kernel.ir import Expr, Kernel, Param, Range, Store
 from niello.kernel.simplify import simplify, simplify_expr
+
+OPERATIONS_PER_STACK = 40  # of at most about ten frames each
+
+
+def on_new_stack(function: Callable[[], Expr]) -> Expr:
+    """The result of `function`, which may recurse as deep as a new thread allows."""
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="niello-lower") as fresh:
+        return fresh.submit(function).result()
 
 
 @dataclass(frozen=True)
@@ -45,6 +54,7 @@ class Lowering:
         self.values: dict[Tensor, Value] = {}
         self.loads: dict[Tensor, Param] = {}
         self.order: list[Tensor] = []
+        self.depth = 0  # operations being lowered, each waiting for the next
 
     def value(self, tensor: Tensor) -> Value:
         found = self.values.get(tensor)
@@ -67,11 +77,21 @@ class Lowering:
         found = self.memo.get(key)
         if found is None:
             found = self.memo[key] = (
-                self._computed(operation, tensor.index, index)
+                self._nested(operation, tensor.index, index)
                 if self.inside(operation)
                 else self._loaded(tensor, index)
             )
         return found
+
+    def _nested(self, operation: Operation, output: int, index: Index) -> Expr:
+        """`_computed`, however deep the chain of operations: each takes several Python frames."""
+        self.depth += 1
+        try:
+            if self.depth % OPERATIONS_PER_STACK:
+                return self._computed(operation, output, index)
+            return on_new_stack(lambda: self._computed(operation, output, index))
+        finally:
+            self.depth -= 1
 
     def _computed(self, operation: Operation, output: int, index: Index) -> Expr:
         k = Builder(f"r{operation.number}", self.gates)

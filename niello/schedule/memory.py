@@ -18,12 +18,14 @@ class Lifetime:
     last: int
 
 
-def aligned(size: int) -> int:
-    return -(-size // ALIGNMENT) * ALIGNMENT
+def aligned(size: int, alignment: int = ALIGNMENT) -> int:
+    return -(-size // alignment) * alignment
 
 
-def place(lifetimes: Sequence[Lifetime]) -> tuple[dict[Hashable, int], int]:
-    """Offsets by key, and the bytes of the arena.
+def place(
+    lifetimes: Sequence[Lifetime], alignment: int = ALIGNMENT
+) -> tuple[dict[Hashable, int], int]:
+    """Offsets by key, multiples of `alignment`, and the bytes of the arena.
 
     Largest first, each at the lowest gap among those it is alive with (the greedy-by-size rule of
     Pisarchyk and Lee, "Efficient Memory Management for Deep Neural Net Inference", 2020).
@@ -32,7 +34,7 @@ def place(lifetimes: Sequence[Lifetime]) -> tuple[dict[Hashable, int], int]:
     placed: list[tuple[int, int, Lifetime]] = []
     total = 0
     for item in sorted(lifetimes, key=lambda t: (-t.bytes, t.first)):
-        size = aligned(item.bytes)
+        size = aligned(item.bytes, alignment)
         start = 0
         for low, high, other in placed:
             if other.last < item.first or item.last < other.first:
@@ -47,10 +49,11 @@ def place(lifetimes: Sequence[Lifetime]) -> tuple[dict[Hashable, int], int]:
     return offsets, total
 
 
-def lower_bound(lifetimes: Sequence[Lifetime]) -> int:
+def lower_bound(lifetimes: Sequence[Lifetime], alignment: int = ALIGNMENT) -> int:
     """Bytes alive at the fullest step: no plan can be smaller."""
     steps = {t.first for t in lifetimes}
+    sizes = [(t.first, t.last, aligned(t.bytes, alignment)) for t in lifetimes]
     return max(
-        (sum(aligned(t.bytes) for t in lifetimes if t.first <= s <= t.last) for s in steps),
+        (sum(size for first, last, size in sizes if first <= s <= last) for s in steps),
         default=0,
     )

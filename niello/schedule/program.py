@@ -23,7 +23,7 @@ from niello.runtime.commands import (
 from niello.runtime.target import Limits
 from niello.schedule.claims import Claims
 from niello.schedule.horizontal import stitch_siblings, stitch_sinks
-from niello.schedule.memory import Lifetime, lower_bound, place
+from niello.schedule.memory import ALIGNMENT, Lifetime, lower_bound, place
 from niello.schedule.order import Order, Step
 from niello.schedule.recompute import recompute
 from niello.schedule.stitch import Stitcher
@@ -55,7 +55,7 @@ def schedule(
     if fuse:
         stitch_siblings(order, limits)
         stitch_sinks(order, limits)
-    assembly = Assembly(computation, order, claims)
+    assembly = Assembly(computation, order, claims, limits.buffer_alignment)
     refusals = (*stitcher.refusals, *(claims.refusals if claims is not None else ()))
     return Scheduled(assembly.program(), refusals, assembly.lower_bound)
 
@@ -64,8 +64,13 @@ class Assembly:
     """Places of tensors, and the commands made from ordered steps."""
 
     def __init__(
-        self, computation: Computation, order: Order, claims: Claims | None = None
+        self,
+        computation: Computation,
+        order: Order,
+        claims: Claims | None = None,
+        alignment: int = ALIGNMENT,
     ) -> None:
+        self.alignment = alignment
         self.computation = computation
         self.calls = {} if claims is None else claims.calls
         self.order = order
@@ -126,8 +131,8 @@ class Assembly:
             Lifetime(t, t.type.bytes, start, max(last.get(t, start), start))
             for t, start in first.items()
         ]
-        self.lower_bound = lower_bound(self.lifetimes)
-        offsets, total = place(self.lifetimes)
+        self.lower_bound = lower_bound(self.lifetimes, self.alignment)
+        offsets, total = place(self.lifetimes, self.alignment)
         for t in first:
             self.where[t] = BufferRef(Space.ARENA, 0, offsets[t], t.type.bytes)
         return total

@@ -250,9 +250,7 @@ def test_help_and_missing_arguments(niello) -> None:
 
 
 def test_without_typer_the_command_says_what_to_install() -> None:
-    program = (
-        "import sys; sys.modules['typer'] = None\nfrom niello.cli import main\nmain()"
-    )
+    program = "import sys; sys.modules['typer'] = None\nfrom niello.cli import main\nmain()"
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False
     )

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from idx_files import NAMES, arrays, idx, write
 
-from niello.cli.digits import data
 from niello import errors
+from niello.cli.digits import data
 
 IMAGES, LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
 

@@ -24,8 +24,21 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> data.Digits:
 Make = Callable[..., Trainer]
 
 
+@pytest.fixture(scope="module")
+def whole(digits: data.Digits, tmp_path_factory: pytest.TempPathFactory) -> Trainer:
+    """Two epochs without interruption."""
+    trainer = _maker(digits, tmp_path_factory.mktemp("whole"))("run")
+    for _ in range(2):
+        trainer.run_epoch(lambda loss: None, never)
+    return trainer
+
+
 @pytest.fixture
 def make(digits: data.Digits, tmp_path: Path) -> Make:
+    return _maker(digits, tmp_path)
+
+
+def _maker(digits: data.Digits, tmp_path: Path) -> Make:
     def trainer(name: str, *, batch: int = 16, seed: int = 5, dropout: float = 0.3) -> Trainer:
         settings = Settings(digits.name, len(digits.train_labels), batch, seed, dropout)
         model = network.build(digits.size, seed, dropout)
@@ -61,11 +74,7 @@ def test_learns(make: Make) -> None:
 
 
 @pytest.mark.parametrize("steps", [0, 1, 4])
-def test_resuming_gives_the_same_bits(make: Make, steps: int) -> None:
-    whole = make("whole")
-    for _ in range(2):
-        whole.run_epoch(lambda loss: None, never)
-
+def test_resuming_gives_the_same_bits(make: Make, whole: Trainer, steps: int) -> None:
     first = make("parts")
     first.run_epoch(lambda loss: None, never)
     assert not first.run_epoch(lambda loss: None, after(steps))
@@ -144,6 +153,10 @@ def test_broken_checkpoints_are_refused(make: Make) -> None:
     with pytest.raises(CorruptFile, match="does not say where training stood"):
         trainer.resume()
     assert values(trainer) == before
+    trainer.progress.step = trainer.steps + 1
+    trainer.save()
+    with pytest.raises(CorruptFile, match="step 7 of 6"):
+        trainer.resume()
 
 
 def test_batches_larger_than_the_data_are_refused(make: Make) -> None:

@@ -62,7 +62,7 @@ def test_separated_is_feasible_and_optimal(pairs: list[tuple[float, float]]) -> 
 
 
 def test_a_chain_is_a_straight_line() -> None:
-    found = layered({n: (40.0, 20.0) for n in range(5)}, [(n, n + 1) for n in range(4)], SPACING)
+    found = layered(dict.fromkeys(range(5), (40.0, 20.0)), [(n, n + 1) for n in range(4)], SPACING)
     assert len({x for x, _ in found.corners.values()}) == 1
 
 

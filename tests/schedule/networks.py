@@ -48,7 +48,7 @@ def commands(program: Program, kind: type[Command]) -> list[Command]:
 def gelu_of_primitives(x: nl.Tensor) -> nl.Tensor:
     """GeLU in its tanh form, as eight primitive operations."""
     inner = (x + x**3.0 * 0.044715) * math.sqrt(2.0 / math.pi)
-    return x * 0.5 * (inner.tanh() + 1.0)
+    return x * (inner.tanh() * 0.5 + 0.5)
 
 
 class Digits:

@@ -225,6 +225,9 @@ def _masked_rest(
     if start.const is not None and stop.const is not None:
         if start.const == stop.const:
             return values
+        if start.const + 1 == stop.const:
+            # Not with a mask of one known lane either: for a truncated value LLVM stores too much.
+            return body([Scope(scope, {lanes: start})], values)
         mask = _constant_mask([n < stop.const - start.const for n in range(width)])
         tail = Scope(scope, {lanes: start}, vector=lanes, width=width, mask=mask)
         return body([tail], values)

@@ -48,6 +48,7 @@ class Accumulator:
         self.op = "add" if isinstance(node, Contract) else node.op
         self.size = 2 if isinstance(node, ArgReduce) else 1
         self.dtype = self.body.dtype
+        self.ordered = True  # whether elements (of a lane) come in order of their positions
         self.is_sum = self.op == "add" and self.dtype.is_float and self.size == 1
 
     def start(self, width: int) -> State:
@@ -104,7 +105,7 @@ class Accumulator:
         position = self._position()
         where = (em.narrow if is_narrow(position) else em.value)(position, scope)
         where = self._shaped(where, state[1])
-        better = self._better(value, state[0])
+        better = self._goes_before([value, where], state)
         counted = scope.mask or scope.counted
         if counted is not None and lanes(better.type) > 1:
             better = f.and_(better, counted)
@@ -121,17 +122,26 @@ class Accumulator:
 
     def merge(self, a: State, b: State) -> State:
         """The state of two disjoint parts together."""
-        f = self.em.f
         if not isinstance(self.node, ArgReduce):
             return [self._combine(a[0], b[0])]
+        take = self._goes_before(b, a, ordered=False)
+        return [self.em.f.select(take, y, x) for x, y in zip(a, b, strict=True)]
+
+    def _goes_before(self, a: State, b: State, *, ordered: bool | None = None) -> Value:
+        """Whether a is better than b, or as good and at a lower position.
+
+        Positions need no look where elements come in order and `a` is the later one.
+        """
+        f = self.em.f
+        better = self._better(a[0], b[0])
+        if self.ordered if ordered is None else ordered:
+            return better
         if self.dtype.is_float:
             both_nan = f.and_(f.fcmp("uno", a[0], a[0]), f.fcmp("uno", b[0], b[0]))
             same = f.or_(f.fcmp("oeq", a[0], b[0]), both_nan)
         else:
             same = f.icmp("eq", a[0], b[0])
-        earlier = f.and_(same, f.icmp("slt", b[1], a[1]))
-        take = f.or_(self._better(b[0], a[0]), earlier)
-        return [f.select(take, y, x) for x, y in zip(a, b, strict=True)]
+        return f.or_(better, f.and_(same, f.icmp("slt", a[1], b[1])))
 
     def across(self, state: State) -> State:
         """The state of all lanes together, as scalars: halves are merged with halves."""
@@ -290,6 +300,8 @@ class _Walk:
     def over_own_lanes(self, scope: Scope, own: Range, width: int) -> list[Value]:
         """Accumulators with lanes over `own`, added up after the loops."""
         em, size = self.em, self.size
+        for a in self.group:
+            a.ordered = own is self.ranges[-1]
         outer = [r for r in self.ranges if r is not own]
         copies = accumulator_copies(self.group, self.roots, own.extent // width)
         start, stop = self.bounds.get(own, (constant(0), constant(own.extent)))

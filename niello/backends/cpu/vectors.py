@@ -18,6 +18,7 @@ from niello.backends.cpu.render_types import register_type
 from niello.codegen.plan import Partial
 from niello.core.dtypes import DType, bool_, float32, int32, int64, uint32
 from niello.core.errors import CompilerBug
+from niello.core.nodes import walk
 from niello.kernel.bounds import interval
 from niello.kernel.ir import (
     ArgReduce,
@@ -126,6 +127,8 @@ class Emitter:
         self.partial_pointers: dict[Param, Value] = {}
         self.partial_step: Value | None = None
         self.partial_threads: Value | None = None
+        # Reductions that a phase of the nest will find: nothing may evaluate them before it.
+        self.planned: frozenset[Expr] = frozenset()
 
     # --- values
 
@@ -158,7 +161,7 @@ class Emitter:
             if (node, bound) in seen or isinstance(node, (Const, Range)):
                 continue
             seen.add((node, bound))
-            if bound.isdisjoint(free_ranges(node)):
+            if bound.isdisjoint(free_ranges(node)) and not self._waits(node, scope):
                 if scope.find(node) is None:
                     self._evaluate(node, scope, True)
             elif isinstance(node, Load):
@@ -169,6 +172,12 @@ class Emitter:
                 if isinstance(node, (Reduce, ArgReduce, Contract)):
                     bound = bound | frozenset(node.ranges)
                 stack += [(c, bound) for c in node.children if isinstance(c, Expr)]
+
+    def _waits(self, expr: Expr, scope: Scope) -> bool:
+        """Whether an expression needs a reduction that its phase has not found yet."""
+        if not self.planned or scope.find(expr) is not None:
+            return False
+        return any(n in self.planned and scope.find(n) is None for n in walk([expr]))  # type: ignore[arg-type]
 
     def _evaluate(self, expr: Expr, scope: Scope, wide: bool) -> Value:
         find = scope.find if wide else scope.find_scalar

@@ -35,9 +35,9 @@ def _open() -> Device:
     from niello.backends.cuda.driver import open_driver
 
     driver = open_driver()  # the reason why there is no device comes before anything else
-    from niello.backends.cuda.render import render_kernel
+    from niello.backends.cuda.render import render
 
-    return CudaDevice(driver, render_kernel)
+    return CudaDevice(driver, lambda kernel, aliases: render(kernel))
 
 
 BACKEND = Backend(

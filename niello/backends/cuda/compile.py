@@ -19,9 +19,8 @@ from typing import Any
 from niello.core.errors import BackendUnavailable, CompilerBug, CorruptFile
 from niello.runtime.disk_cache import DiskCache, compiled_code
 
-# Multiplications and additions are joined only where the source says so: results do not depend on
-# what the compiler happens to join.
-OPTIONS: tuple[tuple[str, Any], ...] = (("std", "c++17"), ("fma", False))
+# No fast-math: results are those of IEEE 754, with multiplications and additions joined.
+OPTIONS: tuple[tuple[str, Any], ...] = (("std", "c++17"), ("fma", True))
 _MAGIC = b"niello cubins 1\n"
 
 
@@ -42,6 +41,7 @@ def compile_sources(sources: Sequence[str], arch: str) -> list[bytes]:
     if len(missing) == 1:
         made = [compile_one(missing[0], arch)]
     elif missing:
+        _core()  # importing it is nothing to do from several threads
         # NVRTC works without the interpreter's lock.
         with ThreadPoolExecutor(min(len(missing), os.cpu_count() or 1)) as pool:
             made = list(pool.map(lambda text: compile_one(text, arch), missing))
@@ -82,7 +82,9 @@ def compile_one(source: str, arch: str) -> bytes:
 @cache
 def _core() -> Any:
     try:
-        return importlib.import_module("cuda.core")
+        module = importlib.import_module("cuda.core")
+        assert module.Program and module.ProgramOptions
+        return module
     except ImportError as error:
         raise BackendUnavailable(
             "cuda", f"cuda-core cannot be imported: {error}", advice="Install niello[cuda]"

@@ -192,7 +192,9 @@ class _Plan:
             "cublasLtMatmulPreferenceCreate",
             api.cublasLtMatmulPreferenceCreate(ctypes.byref(preference)),
         )
-        settings: list[tuple[int, Any]] = [(_PREFERENCE_WORKSPACE, ctypes.c_uint64(WORKSPACE_BYTES))]
+        settings: list[tuple[int, Any]] = [
+            (_PREFERENCE_WORKSPACE, ctypes.c_uint64(WORKSPACE_BYTES))
+        ]
         settings += [(which, ctypes.c_uint32(16)) for which in _PREFERENCE_ALIGNMENTS]
         for which, value in settings:
             self._check(

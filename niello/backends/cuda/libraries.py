@@ -81,7 +81,9 @@ class Libraries:
             found = self.get(key)
             absent = self._absent.get(key, "").splitlines()
             reason = absent[0] if absent else ""
-            words.append(f"without {name} ({reason})" if found is None else f"{name} {found.version}")
+            words.append(
+                f"without {name} ({reason})" if found is None else f"{name} {found.version}"
+            )
         return ", ".join(words)
 
     def usable(self, claims: Sequence[Claim]) -> tuple[Claim, ...]:

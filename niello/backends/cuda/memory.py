@@ -165,7 +165,7 @@ class Staging:
         for _ in range(2):
             address = int(check("cuMemHostAlloc", api.cuMemHostAlloc(CHUNK_BYTES, 0)))
             memory = (ctypes.c_uint8 * CHUNK_BYTES).from_address(address)
-            self._pieces.append((np.frombuffer(memory, np.uint8), address))
+            self._pieces.append((np.ctypeslib.as_array(memory), address))
             self._events.append(self._driver.new_event())
 
     def _wait(self, which: int) -> None:

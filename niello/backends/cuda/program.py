@@ -137,9 +137,7 @@ class CudaProgram:
         if isinstance(command, Fill):
             return self._filler(command)
         if isinstance(command, LibraryCall):
-            return self._device.libraries.player(
-                command, [self._where(b) for b in command.buffers]
-            )
+            return self._device.libraries.player(command, [self._where(b) for b in command.buffers])
         raise UnsupportedOp(
             "cuda",
             "no such command on this device",
@@ -158,6 +156,7 @@ class CudaProgram:
         starts = _scratch_starts(kernel)
         for i, argument in enumerate(launch.arguments):
             if argument.scratch is None:
+                assert argument.slot is not None
                 wheres.append(self._where(command.buffers[argument.slot]))
             else:
                 assert self._scratch is not None

@@ -6,12 +6,11 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Sequence
 
 import numpy as np
 
-from niello.backends.cuda.render_prelude import PRELUDE
+from niello.backends.cuda.render_prelude import HELPERS
 from niello.codegen.gpu.blocks import Val
 from niello.codegen.gpu.c_style import CStyle
 from niello.codegen.gpu.kernel import GpuKernel
@@ -62,18 +61,7 @@ def _native(name: str, dtype: DType) -> bool:
 
 def write_source(entries: Sequence[Entry]) -> str:
     """The translation unit of some entry points."""
-    bodies = [_entry_text(e) for e in entries]
-    text = "\n".join(bodies)
-    used = [body for name, body in PRELUDE.items() if re.search(rf"\b{name}\b", text)]
-    # Helpers stand after those that they call.
-    needed: dict[str, None] = {}
-    for body in used:
-        for name, other in PRELUDE.items():
-            if other is not body and re.search(rf"\b{name}\b", body):
-                needed[other] = None
-        needed[body] = None
-    ordered = [body for body in PRELUDE.values() if body in needed]
-    return "\n".join([*ordered, text])
+    return HELPERS.before("\n".join(_entry_text(e) for e in entries))
 
 
 def _entry_text(entry: Entry) -> str:

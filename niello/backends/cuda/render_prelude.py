@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-PRELUDE: dict[str, str] = {}
+from niello.codegen.gpu.helpers import Helpers
+
+_TEXTS: dict[str, str] = {}
 
 
 def _define(name: str, text: str) -> None:
-    PRELUDE[name] = text.strip() + "\n"
+    _TEXTS[name] = text.strip() + "\n"
 
 
 _define("nl_float16_to_float", """
@@ -66,17 +68,14 @@ __device__ inline double nl_ulong_as_double(unsigned long long x) {
   return __longlong_as_double((long long)x);
 }
 """)
-_define("nl_floormod", """
-template <class T> __device__ inline T nl_floormod(T a, T b) {
-  const T r = nl_truncmod(a, b);
-  return r != 0 && (r < 0) != (b < 0) ? r + b : r;
+_define("nl_negative", """
+__device__ inline int nl_negative(int a) { return (int)(0u - (unsigned)a); }
+__device__ inline long long nl_negative(long long a) {
+  return (long long)(0ull - (unsigned long long)a);
 }
-__device__ inline float nl_floormod(float a, float b) {
-  return b == 0.0f ? 0.0f : a - floorf(a / b) * b;
-}
-__device__ inline double nl_floormod(double a, double b) {
-  return b == 0.0 ? 0.0 : a - floor(a / b) * b;
-}
+""")
+_define("nl_abs", """
+template <class T> __device__ inline T nl_abs(T a) { return a < 0 ? nl_negative(a) : a; }
 """)
 _define("nl_truncdiv", """
 template <class T> __device__ inline T nl_truncdiv(T a, T b) {
@@ -95,14 +94,17 @@ template <class T> __device__ inline T nl_floordiv(T a, T b) {
   return r != 0 && (r < 0) != (b < 0) ? q - 1 : q;
 }
 """)
-_define("nl_negative", """
-__device__ inline int nl_negative(int a) { return (int)(0u - (unsigned)a); }
-__device__ inline long long nl_negative(long long a) {
-  return (long long)(0ull - (unsigned long long)a);
+_define("nl_floormod", """
+template <class T> __device__ inline T nl_floormod(T a, T b) {
+  const T r = nl_truncmod(a, b);
+  return r != 0 && (r < 0) != (b < 0) ? r + b : r;
 }
-""")
-_define("nl_abs", """
-template <class T> __device__ inline T nl_abs(T a) { return a < 0 ? nl_negative(a) : a; }
+__device__ inline float nl_floormod(float a, float b) {
+  return b == 0.0f ? 0.0f : a - floorf(a / b) * b;
+}
+__device__ inline double nl_floormod(double a, double b) {
+  return b == 0.0 ? 0.0 : a - floor(a / b) * b;
+}
 """)
 _define("nl_floordiv_positive", """
 template <class T> __device__ inline T nl_floordiv_positive(T a, T b) {
@@ -122,3 +124,5 @@ template <class T> __device__ inline T nl_div_unsigned(T a, T b) { return b == 0
 _define("nl_mod_unsigned", """
 template <class T> __device__ inline T nl_mod_unsigned(T a, T b) { return b == 0 ? 0 : a % b; }
 """)
+
+HELPERS = Helpers(_TEXTS)

@@ -85,9 +85,7 @@ def run(options: Options, console: Console) -> int:
     model = network.build(digits.size, options.seed, options.dropout)
     started = time.perf_counter()
     checkpoint = options.out / "digits.safetensors"
-    trainer = Trainer(
-        model, digits, settings, checkpoint, device=options.device, options=compiling
-    )
+    trainer = Trainer(model, digits, settings, checkpoint, device=options.device, options=compiling)
     seconds = time.perf_counter() - started
     executable = trainer.executable
     console.print(
@@ -120,34 +118,44 @@ def run(options: Options, console: Console) -> int:
 def train(trainer: Trainer, options: Options, stop: StopRequest, console: Console) -> bool:
     """Epoch by epoch, up to the target accuracy; False when interrupted."""
     progress = trainer.progress
-    bar = _bar(console)
-    while progress.epoch < options.last_epoch and not _reached(trainer, options):
-        started, first = time.perf_counter(), progress.step
-        with bar:
-            task = bar.add_task("", total=trainer.steps, epoch=progress.epoch + 1, loss="", rate="")
-
-            def show(loss: float) -> None:
-                rate = (progress.step - first) * options.batch / (time.perf_counter() - started)  # noqa: B023
-                bar.update(
-                    task,  # noqa: B023
-                    completed=progress.step,
-                    loss=f"{loss:.4f}",
-                    rate=f"{rate:.0f}",
-                )
-
-            whole = trainer.run_epoch(show, stop)
-            bar.remove_task(task)
-        if not whole:
-            return False
-        seconds = time.perf_counter() - started
-        console.print(
-            f"epoch {progress.epoch:2d}   loss {np.mean(progress.losses[-trainer.steps :]):.4f}   "
-            f"accuracy {progress.accuracies[-1]:.2%}   {seconds:.1f} s   "
-            f"{(trainer.steps - first) * options.batch / seconds:.0f} images/s"
-        )
+    with _bar(console) as bar:
+        while progress.epoch < options.last_epoch and not _reached(trainer, options):
+            epoch = _Epoch(bar, trainer, options)
+            whole = trainer.run_epoch(epoch.step, stop)
+            bar.remove_task(epoch.task)
+            if not whole:
+                return False
+            console.print(epoch.line())
     if _reached(trainer, options):
         console.print(f"Reached the target accuracy of {options.target_accuracy:.2%}")
     return True
+
+
+class _Epoch:
+    """What is shown of one epoch: a bar while it runs, a line afterwards."""
+
+    def __init__(self, bar: Progress, trainer: Trainer, options: Options) -> None:
+        self.bar, self.trainer, self.options = bar, trainer, options
+        self.started, self.first = time.perf_counter(), trainer.progress.step
+        self.task = bar.add_task(
+            "", total=trainer.steps, epoch=trainer.progress.epoch + 1, loss="", rate=""
+        )
+
+    def speed(self, steps: int) -> str:
+        images = (steps - self.first) * self.options.batch
+        return f"{images / (time.perf_counter() - self.started):.0f} images/s"
+
+    def step(self, loss: float) -> None:
+        done = self.trainer.progress.step
+        self.bar.update(self.task, completed=done, loss=f"loss {loss:.4f}", rate=self.speed(done))
+
+    def line(self) -> str:
+        progress, steps = self.trainer.progress, self.trainer.steps
+        return (
+            f"epoch {progress.epoch:2d}   loss {np.mean(progress.losses[-steps:]):.4f}   "
+            f"accuracy {progress.accuracies[-1]:.2%}   "
+            f"{time.perf_counter() - self.started:.1f} s   {self.speed(steps)}"
+        )
 
 
 def _reached(trainer: Trainer, options: Options) -> bool:
@@ -160,8 +168,8 @@ def _bar(console: Console) -> Progress:
         TextColumn("epoch {task.fields[epoch]}"),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("loss {task.fields[loss]}"),
-        TextColumn("{task.fields[rate]} images/s"),
+        TextColumn("{task.fields[loss]}"),
+        TextColumn("{task.fields[rate]}"),
         TimeRemainingColumn(),
         console=console,
         transient=True,

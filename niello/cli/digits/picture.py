@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -24,9 +25,9 @@ def draw(path: Path, digits: Digits, progress: Progress, probabilities: np.ndarr
     mistakes = np.flatnonzero(read != digits.test_labels)
     figure = Figure(figsize=(11, 10.5), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
-    curves, samples, errors = figure.subfigures(
-        3, 1, height_ratios=(4.2, SAMPLE_ROWS + 0.5, MISTAKE_ROWS + 0.5)
-    )
+    rows = (4.2, SAMPLE_ROWS + 0.5, MISTAKE_ROWS + 0.5)
+    parts: Any = figure.subfigures(3, 1, height_ratios=rows)
+    curves, samples, errors = parts
     accuracy = np.mean(read == digits.test_labels)
     curves.suptitle(
         f"{digits.name}: {accuracy:.2%} of {len(read)} held-out images read right",
@@ -44,7 +45,7 @@ def draw(path: Path, digits: Digits, progress: Progress, probabilities: np.ndarr
     figure.savefig(path)
 
 
-def _curves(figure, progress: Progress) -> None:  # type: ignore[no-untyped-def]
+def _curves(figure: Any, progress: Progress) -> None:
     left, right = figure.subplots(1, 2)
     losses = np.array(progress.losses)
     left.plot(np.arange(1, len(losses) + 1), losses, color=FAINT, linewidth=0.8)
@@ -62,7 +63,7 @@ def _curves(figure, progress: Progress) -> None:  # type: ignore[no-untyped-def]
         axes.spines[["top", "right"]].set_visible(False)
 
 
-def _grid(figure, digits: Digits, read: np.ndarray, chosen: np.ndarray, rows: int) -> None:  # type: ignore[no-untyped-def]
+def _grid(figure: Any, digits: Digits, read: np.ndarray, chosen: np.ndarray, rows: int) -> None:
     cells = figure.subplots(rows, COLUMNS).ravel()
     for cell in cells:
         cell.axis("off")

@@ -153,6 +153,8 @@ class Trainer:
         try:
             stored = json.loads(about[ENTRY])
             settings, progress = Settings(**stored["settings"]), Progress(**stored["progress"])
+            if settings == self.settings and not 0 <= progress.step <= self.steps:
+                raise ValueError(f"step {progress.step} of {self.steps}")
         except (KeyError, TypeError, ValueError) as error:
             raise errors.CorruptFile(
                 f"resume {self.checkpoint}",

@@ -25,9 +25,7 @@ def run(
 ) -> None:
     """Print the inspection, or one stage of it, and write the picture."""
     if picture is not None and picture.suffix.lower() not in PICTURES:
-        raise errors.ConfigError(
-            "--picture", "must end in .html or .svg", received=str(picture)
-        )
+        raise errors.ConfigError("--picture", "must end in .html or .svg", received=str(picture))
     executable = compile_subject(find(what), shapes(given), unknown, device)
     if stage is not None:
         console.print(executable.as_text(stage), markup=False)

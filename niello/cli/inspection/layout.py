@@ -7,6 +7,7 @@ overlap (isotonic regression in each layer).
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -47,7 +48,7 @@ class _Bend:
 def layered(
     sizes: Mapping[Hashable, Point],
     edges: Sequence[tuple[Hashable, Hashable]],
-    spacing: Spacing = Spacing(),  # noqa: B008 (frozen)
+    spacing: Spacing = Spacing(),
 ) -> Layout:
     """Places for nodes of the given (width, height), with all edges pointing down.
 
@@ -71,9 +72,7 @@ def layered(
         for node in layer
         if node in sizes
     }
-    routes = {
-        edge: _route(edge, sizes, corners, centres, layers, tops, heights) for edge in edges
-    }
+    routes = {edge: _route(edge, sizes, corners, centres, layers, tops, heights) for edge in edges}
     width = max(corners[n][0] + sizes[n][0] for n in sizes)
     bottom = max(corners[n][1] + sizes[n][1] for n in sizes)
     return Layout(corners, routes, width, bottom)
@@ -133,9 +132,7 @@ def _reduce_crossings(
     layers[:] = best
 
 
-def _crossings(
-    layers: list[list[Hashable]], links: list[list[tuple[Hashable, Hashable]]]
-) -> int:
+def _crossings(layers: list[list[Hashable]], links: list[list[tuple[Hashable, Hashable]]]) -> int:
     """How many pairs of links cross (inversions between two orders)."""
     total = 0
     for i, between in enumerate(links):
@@ -183,8 +180,7 @@ def _across(
                     wanted.append(sum(places) / len(places))
                     weights.append(1.0)
             gaps = [
-                (width[a] + width[b]) / 2 + spacing.across
-                for a, b in zip(layer, layer[1:], strict=False)
+                (width[a] + width[b]) / 2 + spacing.across for a, b in itertools.pairwise(layer)
             ]
             for node, x in zip(layer, separated(wanted, weights, gaps), strict=True):
                 centres[node] = x

@@ -27,7 +27,8 @@ PAGE = """<!doctype html>
 </head>
 <body>
 <main id="canvas">{picture}</main>
-<nav id="tools"><button id="in" title="zoom in">+</button><button id="out" title="zoom out">−</button>
+<nav id="tools"><button id="in" title="zoom in">+</button>
+<button id="out" title="zoom out">&minus;</button>
 <button id="fit" title="show everything">fit</button></nav>
 <aside>
 <h1>{name}</h1>

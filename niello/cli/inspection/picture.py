@@ -186,7 +186,8 @@ def _box(drawn: _Drawn, corner: Point) -> list[str]:
     box, (x, y), (width, height) = drawn.box, corner, drawn.size
     key, colour = f"box{box.number}", hue(box.number)
     parts = [
-        f'<g class="box" id="{key}" data-box="{box.number}" transform="translate({x:.1f} {y:.1f})">',
+        f'<g class="box" id="{key}" data-box="{box.number}" '
+        f'transform="translate({x:.1f} {y:.1f})">',
         f'<rect width="{width:.1f}" height="{height:.1f}" rx="9" fill="hsl({colour:.0f} 75% 96%)" '
         f'stroke="hsl({colour:.0f} 45% 55%)"/>',
         f'<text class="title" x="{PADDING}" y="18">{escape(_title(box))}</text>',

@@ -190,7 +190,7 @@ class Team:
         names = []
         if used + need <= _FRESH_BYTES or not self._reusable(parts, elements):
             for v in parts:
-                name = self.em.name("shared")
+                name = self.em.name(f"shared{self.em.stage}_")
                 self.shared[name] = (v.reg, elements)
                 names.append(name)
             return names

@@ -33,6 +33,7 @@ class Dialect(ABC):
     has_shuffles: bool  # whether neighbouring threads exchange registers
     vector_bytes: int  # the widest access of memory
     word_bytes: int  # the narrowest access that several elements may share
+    stage: int = 0  # the number of the entry point that is being written
 
     # --- values
     @abstractmethod
@@ -78,6 +79,11 @@ class Dialect(ABC):
     @abstractmethod
     def scalar(self, name: str, dtype: DType, reg: Reg, args: Sequence[str]) -> str:
         """A scalar function of the kernel language on registers of one kind."""
+
+    def opaque(self, text: str) -> str:
+        """The same float, where the compiler cannot see how it came about: languages that may
+        reassociate override this."""
+        return text
 
     @abstractmethod
     def is_nan(self, text: str, reg: Reg) -> str:

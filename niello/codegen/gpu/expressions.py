@@ -8,8 +8,8 @@ from niello.codegen.access import is_reduction
 from niello.codegen.gpu.blocks import Lanes, Scope, Val
 from niello.codegen.gpu.c_style import COMPARISONS, MODULAR, WRAPPING, CStyle
 from niello.codegen.gpu.casts import bitcast_text, cast_text
-from niello.codegen.gpu.registers import Reg, fits_32, register, register_of
-from niello.core.dtypes import bool_, int64
+from niello.codegen.gpu.registers import Reg, register, register_of
+from niello.core.dtypes import bool_, float32, int64
 from niello.core.errors import CompilerBug
 from niello.kernel.bounds import affine, interval, is_multiple
 from niello.kernel.ir import (
@@ -36,9 +36,15 @@ Reducer = Callable[["Emitter", Expr, Scope], Val]
 class Emitter:
     """Writes expressions for one launch. `reduce` writes reductions that no team shares."""
 
-    def __init__(self, dialect: CStyle, reduce: Reducer) -> None:
+    def __init__(
+        self,
+        dialect: CStyle,
+        reduce: Reducer,
+        stage: int = 0,
+    ) -> None:
         self.dialect = dialect
         self.reduce = reduce
+        self.stage = stage
         self.count = 0
         self.used: dict[Param, bool] = {}  # parameters met, and whether they are written
 
@@ -79,7 +85,7 @@ class Emitter:
             if scope.find(node) is not None:
                 stack.pop()
                 continue
-            missing = [x for x in _operands(node) if scope.find(x) is None]
+            missing = [x for x in self._operands(node, scope) if scope.find(x) is None]
             if missing:
                 stack.extend(reversed(missing))
                 continue
@@ -89,6 +95,25 @@ class Emitter:
         found = scope.find(root)
         assert found is not None
         return found
+
+    def _operands(self, node: Expr, scope: Scope) -> tuple[Expr, ...]:
+        """What must be known before a node; reductions evaluate their own bodies."""
+        if isinstance(node, Load):
+            lanes = scope.lanes
+            together = lanes is not None and self._together(node.param, node.index, node.gate, lanes)
+            parts = [] if together else [node.index]
+            return (*parts, node.gate) if node.gate is not None else tuple(parts)
+        if isinstance(node, (Reduce, ArgReduce, Contract, Const, Range)):
+            return ()
+        return tuple(c for c in node.children if isinstance(c, Expr))
+
+    def _together(self, param: Param, index: Expr, gate: Expr | None, lanes: Lanes) -> bool:
+        """Whether the elements of all lanes are one access."""
+        if param.dtype.itemsize * lanes.width < max(self.dialect.word_bytes, 2):
+            return False
+        if lanes.width == 1 or (gate is not None and lanes.axis in free_ranges(gate)):
+            return False
+        return adjacent(index, lanes.axis, lanes.width)
 
     def _compute(self, node: Expr, scope: Scope) -> Val:
         if isinstance(node, Const):
@@ -100,7 +125,10 @@ class Emitter:
         if is_reduction(node):
             return self.reduce(self, node, scope)
         if isinstance(node, Fn):
-            reg, text = self._function(node, [self._known(a, scope) for a in node.args])
+            args = [self._known(a, scope) for a in node.args]
+            if node.name in ("add", "sub") and node.dtype is float32:
+                args = [self._rounded(a, v) for a, v in zip(node.args, args, strict=True)]
+            reg, text = self._function(node, args)
         elif isinstance(node, Cast):
             x = self._known(node.x, scope)
             reg = register(node)
@@ -114,6 +142,15 @@ class Emitter:
         else:
             raise CompilerBug("GPU code", "an unknown expression", received=repr(node))
         return self.constant(scope, reg, text)
+
+    def _rounded(self, node: Expr, value: Val) -> Val:
+        """A term of a sum that is a sum itself, rounded before it is added.
+
+        Expansions of transcendental functions recover what a sum has lost by subtracting it again.
+        """
+        if isinstance(node, Fn) and node.name in ("add", "sub", "fma"):
+            return Val(self.dialect.opaque(value.text), value.reg)
+        return value
 
     def _known(self, node: Expr, scope: Scope) -> Val:
         found = scope.find(node)
@@ -162,6 +199,10 @@ class Emitter:
                 return self._unsigned(name, reg, texts)
             if low > 0 and low == high and name.startswith("floor"):
                 return self.dialect.scalar(name + "_positive", dtype, reg, texts)
+        if name == "popcount" and dtype.bits < 32:
+            # Without the copies of the sign above the element.
+            mask = self.dialect.literal((1 << dtype.bits) - 1, reg)
+            texts = [self.dialect.scalar("and", dtype, reg, [texts[0], mask])]
         if reg is Reg.I32 and dtype is int64:
             # Index arithmetic that is known not to wrap.
             return self.dialect.scalar(name + "_exact" if name in _EXACT else name, dtype, reg, texts)
@@ -210,10 +251,8 @@ class Emitter:
         if node.gate is not None:
             gates.append(self._known(node.gate, scope).text)
         lanes = scope.lanes
-        if lanes is not None and lanes.axis in free_ranges(node):
-            several = self._load_lanes(node, lanes, gates)
-            if several is not None:
-                return several[scope.lane]
+        if lanes is not None and self._together(node.param, node.index, node.gate, lanes):
+            return self._load_lanes(node, lanes, gates)[scope.lane]
         text = self.dialect.load(node.param, self.dialect.subscript(self._known(node.index, scope)))
         narrow = register(node)
         if narrow is not reg:
@@ -224,16 +263,11 @@ class Emitter:
         scope.block.add(self.dialect.gated_line(reg, name, self.dialect.all_of(gates), text))
         return Val(name, reg)
 
-    def _load_lanes(self, node: Load, lanes: Lanes, gates: list[str]) -> list[Val] | None:
-        """The elements of all lanes, read at once where they are neighbours."""
+    def _load_lanes(self, node: Load, lanes: Lanes, gates: list[str]) -> list[Val]:
+        """The elements of all lanes, read at once."""
         found = lanes.loaded.get(node)
         if found is not None:
             return found
-        bytes = node.param.dtype.itemsize * lanes.width
-        if bytes < self.dialect.word_bytes or not adjacent(node.index, lanes.axis, lanes.width):
-            return None
-        if node.gate is not None and lanes.axis in free_ranges(node.gate):
-            return None
         first = substitute(node.index, {lanes.axis: const(0, int64)})
         index = self.subscript(first, lanes.base)
         gate = self.dialect.all_of(gates) if gates else None
@@ -256,14 +290,17 @@ class Emitter:
         for scope in scopes:
             for s in stores:
                 value = self.value(s.value, scope)
-                index = self.value(s.index, scope)
                 gate = None if s.gate is None else self.value(s.gate, scope)
-                found.append((s, scope, value, index, gate))
+                found.append((s, scope, value, gate))
         done: set[tuple[Store, int]] = set()
-        for s, scope, value, index, gate in found:
+        for s, scope, value, gate in found:
             lanes = scope.lanes
-            if lanes is not None and self._store_lanes(s, lanes, done):
+            if lanes is not None and self._together(s.param, s.index, s.gate, lanes):
+                if (s, id(lanes)) not in done:
+                    self._store_lanes(s, lanes)
+                    done.add((s, id(lanes)))
                 continue
+            index = self.value(s.index, scope)
             tests = self.guards(scope) + scope.live + ([] if gate is None else [gate.text])
             self.store(s.param, index, self.converted(value, register_of(s.param.dtype)), tests, scope)
 
@@ -286,15 +323,8 @@ class Emitter:
             scope.block.add("  " + line)
         scope.block.add("}")
 
-    def _store_lanes(self, s: Store, lanes: Lanes, done: set[tuple[Store, int]]) -> bool:
-        """Write the elements of all lanes at once, if they are neighbours; True when that is done."""
-        if (s, id(lanes)) in done:
-            return True
-        bytes = s.param.dtype.itemsize * lanes.width
-        if s.gate is not None and lanes.axis in free_ranges(s.gate):
-            return False
-        if bytes < self.dialect.word_bytes or not adjacent(s.index, lanes.axis, lanes.width):
-            return False
+    def _store_lanes(self, s: Store, lanes: Lanes) -> None:
+        """Write the elements of all lanes at once."""
         reg = register_of(s.param.dtype)
         values = [self.converted(self.value(s.value, x), reg).text for x in lanes.scopes]
         first = substitute(s.index, {lanes.axis: const(0, int64)})
@@ -305,8 +335,6 @@ class Emitter:
         self.used[s.param] = True
         lines = self.dialect.store_lanes(s.param, index, values, self.name("w"))
         self.under(tests, lines, lanes.base)
-        done.add((s, id(lanes)))
-        return True
 
 
 _EXACT = frozenset(("add", "sub", "mul", "neg"))
@@ -322,15 +350,3 @@ def adjacent(index: Expr, axis: Range, width: int) -> bool:
         )
         index.facts[key] = known
     return known
-
-
-def _operands(node: Expr) -> tuple[Expr, ...]:
-    """What must be known before a node; reductions evaluate their own bodies."""
-    if isinstance(node, Load):
-        return (node.index,) if node.gate is None else (node.index, node.gate)
-    if isinstance(node, (Reduce, ArgReduce, Contract, Const, Range)):
-        return ()
-    return tuple(c for c in node.children if isinstance(c, Expr))
-
-
-__all__ = ["Emitter", "adjacent", "fits_32"]

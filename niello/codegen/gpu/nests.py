@@ -27,7 +27,7 @@ from niello.codegen.gpu.target import GpuTarget
 from niello.codegen.gpu.teams import Mapping
 from niello.kernel.bounds import is_multiple
 from niello.kernel.build import ravel
-from niello.kernel.ir import ArgReduce, Expr, Range
+from niello.kernel.ir import ArgReduce, Expr, Range, free_ranges
 
 _SHORT = 16  # points that a thread alone goes through without a loop
 
@@ -35,7 +35,10 @@ _SHORT = 16  # points that a thread alone goes through without a loop
 def inline_reduce(em: Emitter, node: Expr, scope: Scope) -> Val:
     """A reduction that one thread evaluates by loops, at the point of a scope."""
     if points_of(node) == 0:
-        return em.literal(0 if isinstance(node, ArgReduce) else identity(node), register_of(node.dtype))
+        reg = register_of(node.dtype)
+        value = 0 if isinstance(node, ArgReduce) else identity(node)
+        # A variable: some languages refuse to divide constants by zero.
+        return em.variable(scope, reg, em.dialect.literal(value, reg))
     accumulator = begin(em, node, scope)
     ranges: tuple[Range, ...] = node.ranges  # type: ignore[attr-defined]
     _loops(em, ranges, scope, lambda inner: _term(em, accumulator, ranges, inner))
@@ -264,7 +267,7 @@ class _UnitWriter:
             return found
         found = []
         size, extent = self.w.team.size, flat.chunk.extent
-        rank = self.self.w.team.rank()
+        rank = self.w.team.rank()
         for n in range(-(-extent // size)):
             first = n * size
             text = str(n) if size == 1 else f"{rank} + {first}" if n else rank
@@ -301,7 +304,8 @@ class _UnitWriter:
         for point, accumulators in zip(self.points, held, strict=True):
             combined = self.w.team.combined(accumulators, self.base)
             for node, parts in zip(nodes, combined, strict=True):
-                point.values[node] = result_of(em, node, parts)
+                # What depends on the result alone looks for it where it may be evaluated itself.
+                point.home(free_ranges(node)).values[node] = result_of(em, node, parts)
 
     def _unrolled(
         self, phase: Phase, flat: Flat, nodes: Sequence[Expr], bodies: Sequence[Expr]

@@ -55,7 +55,7 @@ def register_of(dtype: DType) -> Reg:
 def fits_32(expr: Expr) -> bool:
     """Whether all values of an integer expression fit an int32."""
     low, high = interval(expr)
-    return -(2**31) <= low and high < 2**31
+    return low >= -(2**31) and high < 2**31
 
 
 def register(expr: Expr) -> Reg:

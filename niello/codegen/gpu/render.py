@@ -35,6 +35,7 @@ class Entry:
     threads: int
     grid: tuple[int, int, int]
     lines: tuple[str, ...]
+    stage: int
 
 
 Writer = Callable[[Sequence[Entry]], str]
@@ -51,6 +52,7 @@ def render(
     notes: list[str] = []
     for n, level in enumerate(stages.levels):
         name = base if n == 0 else f"{base}_{n}"
+        dialect.stage = n
         entry, said = _entry(name, level, dialect, target)
         entries.append(entry)
         notes += [f"{name}: {x}" for x in said]
@@ -74,7 +76,7 @@ def _entry(
     name: str, level: Sequence[Nest | Scatter], dialect: CStyle, target: GpuTarget
 ) -> tuple[Entry, list[str]]:
     """The entry point that runs the nests of a level, each on blocks of its own."""
-    em = Emitter(dialect, inline_reduce)
+    em = Emitter(dialect, inline_reduce, dialect.stage)
     mapped = [
         (x, map_nest(x, target, dialect.word_bytes)) for x in level if isinstance(x, Nest)
     ]
@@ -111,7 +113,7 @@ def _entry(
             root.add("}")
     params = tuple(sorted(em.used, key=lambda p: p.slot))
     written = tuple(em.used[p] for p in params)
-    return Entry(name, params, written, shared, threads, grid, tuple(root.lines)), notes
+    return Entry(name, params, written, shared, threads, grid, tuple(root.lines), em.stage), notes
 
 
 def _grid(blocks: int, target: GpuTarget) -> tuple[int, int, int]:

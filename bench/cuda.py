@@ -1,0 +1,192 @@
+"""Niello on a CUDA machine beside PyTorch: `python -m bench.cuda [row...] [--without-compiled]`.
+
+All contenders of a row run in this process, one after the other, on the same inputs in the device's
+memory. Times are per call: calls are queued in blocks, a block ends with a synchronisation, and the
+median of the blocks counts. Results are compared before anything is timed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+BLOCK_SECONDS = 0.15
+BLOCKS = 5
+
+
+@dataclass(frozen=True)
+class Row:
+    """One piece of work. `make` gives {contender: (call, result as NumPy or None)}."""
+
+    name: str
+    make: Callable[[Any], dict[str, tuple[Callable[[], Any], Any]]]
+    bytes: float = 0.0
+    flops: float = 0.0
+    tolerance: float = 2e-2
+
+
+def per_call(call: Callable[[], Any], wait: Callable[[], Any]) -> float:
+    """Seconds of a call, as the median of blocks."""
+    for _ in range(3):
+        call()
+    wait()
+    started = time.perf_counter()
+    call()
+    wait()
+    once = time.perf_counter() - started
+    count = max(1, min(2000, int(BLOCK_SECONDS / max(once, 1e-6))))
+    found = []
+    for _ in range(BLOCKS):
+        started = time.perf_counter()
+        for _ in range(count):
+            call()
+        wait()
+        found.append((time.perf_counter() - started) / count)
+    return statistics.median(found)
+
+
+class Bench:
+    """What rows need: the device, PyTorch where it is installed, and how Niello runs."""
+
+    def __init__(self, compiled: bool) -> None:
+        import niello as nl
+
+        self.nl = nl
+        self.device = nl.device("cuda")
+        self.compiled = compiled
+        try:
+            import torch
+        except ImportError:
+            torch = None
+        self.torch = torch
+
+    def wait(self) -> None:
+        """Wait for everybody."""
+        self.device.synchronize()
+        if self.torch is not None:
+            self.torch.cuda.synchronize()
+
+    def random(self, shape: tuple[int, ...], dtype: Any, scale: float = 1.0) -> Any:
+        """Random values on the device, as a Niello value."""
+        from niello.runtime.tensor_data import on_device
+
+        rng = np.random.default_rng(len(shape))
+        block = rng.standard_normal(1 << 20, np.float32) * np.float32(scale)
+        size = int(np.prod(shape))
+        full = np.resize(block, size) if size > block.size else block[:size]
+        return on_device(full.reshape(shape).astype(dtype.numpy), self.device)
+
+    def executable(
+        self, graph: Any, feeds: dict[Any, Any], targets: list[Any], **options: Any
+    ) -> tuple[Callable[[], Any], Callable[[], np.ndarray]]:
+        """(call, result) of a graph on device values, results into memory that is kept."""
+        types = {t: v.type for t, v in feeds.items()}
+        exe = graph.compile(types, targets, device="cuda", **options)
+        values = list(feeds.values())
+        results = exe.run(values)
+        print(f"    {exe}: {commands(exe)}", flush=True)
+        return (
+            lambda: exe.run(values, results=results),
+            lambda: np.asarray(results[0]).astype(np.float32),
+        )
+
+    def torch_rows(
+        self, function: Callable[..., Any], values: list[Any], modes: tuple[str, ...] = ("default",)
+    ) -> dict[str, tuple[Callable[[], Any], Any]]:
+        """PyTorch eager and compiled on the same memory."""
+        torch = self.torch
+        if torch is None:
+            return {}
+        given = [torch.from_dlpack(v) for v in values]
+        rows = {"PyTorch eager": _torch_row(function, given)}
+        if self.compiled:
+            for mode in modes:
+                made = torch.compile(function, mode=mode)
+                name = "PyTorch compiled" + ("" if mode == "default" else f" {mode}")
+                rows[name] = _torch_row(made, given)
+        return rows
+
+
+def _torch_row(function: Callable[..., Any], given: list[Any]) -> tuple[Callable[[], Any], Any]:
+    return (lambda: function(*given), lambda: function(*given).float().cpu().numpy())
+
+
+def commands(executable: Any) -> str:
+    """The commands of a run, for the log."""
+    words = []
+    for c in executable.program.commands[:12]:
+        kernel = getattr(c, "kernel", None)
+        words.append(
+            getattr(c, "function", type(c).__name__.lower())
+            if kernel is None
+            else executable.program.kernels[kernel].name
+        )
+    more = len(executable.program.commands) - 12
+    return ", ".join(words) + (f" and {more} more" if more > 0 else "")
+
+
+def measure(row: Row, bench: Bench) -> dict[str, float]:
+    """Milliseconds by contender; wrong results are said and left out."""
+    print(f"{row.name}", flush=True)
+    found: dict[str, float] = {}
+    wanted = None
+    for name, (call, result) in row.make(bench).items():
+        try:
+            value = None if result is None else (call(), result())[1]
+            bench.wait()
+            if value is not None:
+                wanted = value if wanted is None else wanted
+                scale = float(np.sqrt(np.mean(wanted.astype(np.float64) ** 2))) or 1.0
+                error = float(np.abs(value - wanted).max()) / scale
+                if not error <= row.tolerance:
+                    print(f"    {name}: differs from the first by {error:.3g}", flush=True)
+            seconds = per_call(call, bench.wait)
+        except Exception as error:
+            print(f"    {name}: {type(error).__name__}: {str(error)[:300]}", flush=True)
+            continue
+        found[name] = seconds * 1e3
+        rate = f" {row.bytes / seconds / 1e12:6.2f} TB/s" if row.bytes else ""
+        rate += f" {row.flops / seconds / 1e12:7.1f} TFLOP/s" if row.flops else ""
+        print(f"    {name:28} {seconds * 1e3:9.4f} ms{rate}", flush=True)
+    return found
+
+
+def main() -> int:
+    """Measure the rows that were asked for, all by default."""
+    from bench.cuda_rows import ROWS
+
+    parser = argparse.ArgumentParser(prog="python -m bench.cuda", description=__doc__)
+    parser.add_argument("rows", nargs="*", metavar="row", help=", ".join(ROWS))
+    parser.add_argument("--without-compiled", action="store_true", help="no torch.compile")
+    options = parser.parse_args()
+    bench = Bench(not options.without_compiled)
+    table: dict[str, dict[str, float]] = {}
+    out = os.environ.get("CUDA_SUITE_OUT")
+    failed = False
+    for key in options.rows or ROWS:
+        try:
+            table[key] = measure(ROWS[key], bench)
+        except Exception as error:
+            failed = True
+            print(f"{key}: {type(error).__name__}: {str(error)[:600]}", flush=True)
+        bench.wait()
+        bench.device.release_memory()
+        if bench.torch is not None:
+            bench.torch.cuda.empty_cache()
+        if out:
+            (Path(out) / "bench.json").write_text(json.dumps(table, indent=1))
+    return int(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

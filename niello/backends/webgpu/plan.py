@@ -1,0 +1,241 @@
+"""Commands over the buffers of one run, ready to be recorded.
+
+A predicated command is launched with a grid that the device makes itself: a small kernel before it
+writes the sizes, or zeros where the word in memory is zero.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from niello.backends.webgpu.byte_kernels import (
+    copy_parameters,
+    fill_parameters,
+    gate_parameters,
+    grid_of,
+    words_touched,
+)
+from niello.backends.webgpu.memory import Handle, Window, window
+from niello.core.errors import DeviceError, UnsupportedOp
+from niello.runtime.buffer import Buffer
+from niello.runtime.commands import BufferRef, Command, Copy, Dispatch, Fill
+
+if TYPE_CHECKING:
+    from niello.backends.webgpu.program import WebGpuProgram
+
+Grid = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Start:
+    """A pipeline with its bindings; the grid is given, or read `at` these bytes of a buffer."""
+
+    pipeline: Any
+    group: Any
+    grid: Grid
+    grids: Any = None
+    at: int = 0
+
+
+@dataclass(frozen=True)
+class Direct:
+    """What the encoder does by itself, outside of compute passes."""
+
+    record: Callable[[Any], None]
+
+
+class Plan:
+    """The parts of a run in order: lists of launches that share a pass, and direct commands.
+
+    `keep` are buffers that must live as long.
+    """
+
+    def __init__(self, parts: list[list[Start] | Direct], keep: tuple[Any, ...]) -> None:
+        self._parts = parts
+        self._keep = keep
+
+    def record(self, encoder: Any) -> None:
+        """Add everything to a command encoder."""
+        for part in self._parts:
+            if isinstance(part, Direct):
+                part.record(encoder)
+                continue
+            run = encoder.begin_compute_pass()
+            last = None
+            for start in part:
+                if start.pipeline is not last:
+                    run.set_pipeline(start.pipeline)
+                    last = start.pipeline
+                run.set_bind_group(0, start.group)
+                if start.grids is None:
+                    run.dispatch_workgroups(*start.grid)
+                else:
+                    run.dispatch_workgroups_indirect(start.grids, start.at)
+            run.end()
+
+
+class Planner:
+    """Makes plans of a program."""
+
+    def __init__(self, owner: WebGpuProgram) -> None:
+        self._owner = owner
+        self._device = owner.device
+        self._most = owner.device.limits["max-compute-workgroups-per-dimension"]
+        self._alignment = owner.device.limits["min-storage-buffer-offset-alignment"]
+
+    def plan(self, handles: Sequence[Handle], gate: Handle | None) -> Plan:
+        """The commands over these buffers; all are skipped where the word at `gate` is zero."""
+        return _Making(self, self._owner, handles, gate).plan()
+
+
+class _Making:
+    def __init__(
+        self,
+        planner: Planner,
+        owner: WebGpuProgram,
+        handles: Sequence[Handle],
+        gate: Handle | None,
+    ) -> None:
+        self.owner = owner
+        self.program = owner.program
+        self.device = owner.device
+        self.handles = handles
+        self.gate = gate
+        self.most = planner._most
+        self.alignment = planner._alignment
+        self.parts: list[list[Start] | Direct] = []
+        self.grids = self._room_for_grids()
+        self.next_grid = 0
+
+    def plan(self) -> Plan:
+        """All commands."""
+        for command in self.program.commands:
+            self._command(command)
+        return Plan(self.parts, (self.grids,))
+
+    def _room_for_grids(self) -> Any:
+        """Three words for each launch that may be switched off."""
+        count = 0
+        for c in self.program.commands:
+            if self.gate is not None or getattr(c, "predicate", None) is not None:
+                count += len(self._kernel(c).launches) if isinstance(c, Dispatch) else 1
+        if not count:
+            return None
+        usage = self.device.wgpu.BufferUsage
+        return self.device.gpu.create_buffer(
+            size=-(-count * 12 // 16) * 16, usage=usage.STORAGE | usage.INDIRECT
+        )
+
+    def _kernel(self, command: Dispatch) -> Any:
+        from niello.backends.webgpu.program import key_of
+
+        return self.owner.kernels[key_of(self.program, command)]
+
+    def _place(self, ref: BufferRef) -> Handle:
+        return self.handles[self.program.argument(ref.space, ref.index)] + ref.offset
+
+    def _window(self, handle: Handle, size: int) -> Window:
+        """What is bound for a kernel: it must begin where the device can bind."""
+        found, inside = window(handle, size, self.alignment)
+        if inside:
+            raise DeviceError(
+                "webgpu run",
+                f"values must begin at multiples of {self.alignment} bytes of their buffer",
+                received=f"offset {handle.offset}",
+                advice="Copy the value: value.copy()",
+            )
+        return found
+
+    # --- commands
+    def _command(self, command: Command) -> None:
+        flags = [self.gate] if self.gate is not None else []
+        predicate = getattr(command, "predicate", None)
+        if predicate is not None:
+            flags.append(self._place(predicate))
+        if isinstance(command, Dispatch):
+            self._dispatch(command, flags)
+        elif isinstance(command, Copy):
+            self._copy(command, flags)
+        elif isinstance(command, Fill):
+            self._fill(command, flags)
+        else:
+            raise UnsupportedOp(
+                "webgpu",
+                "no such command on this device",
+                received=type(command).__name__,
+                advice="Compile for another device",
+            )
+
+    def _dispatch(self, command: Dispatch, flags: list[Handle]) -> None:
+        from niello.backends.webgpu.device import STORAGE
+        from niello.backends.webgpu.program import scratch_starts
+
+        kernel = self._kernel(command)
+        starts, _ = scratch_starts(kernel)
+        for launch in kernel.launches:
+            windows = []
+            for argument in launch.arguments:
+                if argument.slot is None:
+                    scratch = self.owner.scratch
+                    assert isinstance(scratch, Buffer)
+                    place = scratch.handle + starts[argument.scratch]
+                    windows.append(self._window(place, kernel.scratch[argument.scratch]))
+                else:
+                    ref = command.buffers[argument.slot]
+                    windows.append(self._window(self._place(ref), ref.bytes))
+            bindings = (STORAGE,) * len(windows)
+            pipeline = self.device.pipeline(kernel.source, launch.entry, bindings)
+            self._start(pipeline, self.device.bind(bindings, windows), launch.grid, flags)
+
+    def _copy(self, command: Copy, flags: list[Handle]) -> None:
+        source, target = self._place(command.source), self._place(command.target)
+        size = command.target.bytes
+        if not size:
+            return
+        whole = (source.offset | target.offset | size) % 4 == 0
+        if whole and not flags and source.block is not target.block:
+            buffers = (source.block.buffer, source.offset, target.block.buffer, target.offset)
+            self.parts.append(Direct(lambda e: e.copy_buffer_to_buffer(*buffers, size)))
+            return
+        to, start = window(target, size, self.alignment)
+        what, first = window(source, size, self.alignment)
+        parameters = copy_parameters(start, size, first)
+        pipeline, group = self.device.bind_bytes("copy", [to, what], parameters)
+        self._start(pipeline, group, grid_of(words_touched(start, size), self.most), flags)
+
+    def _fill(self, command: Fill, flags: list[Handle]) -> None:
+        target, size = self._place(command.target), command.target.bytes
+        if not size:
+            return
+        if not any(command.pattern) and not flags and (target.offset | size) % 4 == 0:
+            buffer, offset = target.block.buffer, target.offset
+            self.parts.append(Direct(lambda e: e.clear_buffer(buffer, offset, size)))
+            return
+        to, start = window(target, size, self.alignment)
+        parameters = fill_parameters(start, size, command.pattern)
+        pipeline, group = self.device.bind_bytes("fill", [to], parameters)
+        self._start(pipeline, group, grid_of(words_touched(start, size), self.most), flags)
+
+    def _start(self, pipeline: Any, group: Any, grid: Grid, flags: list[Handle]) -> None:
+        if not flags:
+            self._launches().append(Start(pipeline, group, grid))
+            return
+        slot = self.next_grid
+        self.next_grid += 3
+        first, word = window(flags[0], 4, self.alignment)
+        second, other = window(flags[-1], 4, self.alignment)
+        parameters = gate_parameters(word // 4, other // 4, slot, grid)
+        grids = (self.grids, 0, self.grids.size)
+        gate, bound = self.device.bind_bytes("gate", [grids, first, second], parameters)
+        self._launches().append(Start(gate, bound, (1, 1, 1)))
+        self._launches().append(Start(pipeline, group, grid, self.grids, 4 * slot))
+
+    def _launches(self) -> list[Start]:
+        """The list of the current pass."""
+        if not self.parts or isinstance(self.parts[-1], Direct):
+            self.parts.append([])
+        last = self.parts[-1]
+        assert isinstance(last, list)
+        return last

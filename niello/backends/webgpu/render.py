@@ -1,0 +1,417 @@
+"""Kernels as WGSL.
+
+    render(kernel, target=TARGET) -> GpuKernel
+
+Storage holds words: elements of 8 and 16 bits are taken out of them, and written either a whole word
+at a time by one thread or bit by bit with atomic operations on the word. 64-bit integers are pairs
+of words, float64 does not exist. NaN and infinity are made and tested by their bits, because
+implementations may assume that there are none.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+
+import numpy as np
+
+from niello.backends.webgpu.render_prelude import HELPERS
+from niello.codegen.gpu.blocks import Val
+from niello.codegen.gpu.c_style import CStyle
+from niello.codegen.gpu.kernel import GpuKernel
+from niello.codegen.gpu.registers import Reg
+from niello.codegen.gpu.render import Entry
+from niello.codegen.gpu.render import render as render_shared
+from niello.codegen.gpu.target import GpuTarget
+from niello.codegen.transcendental import FUNCTIONS
+from niello.core.dtypes import DType, bool_, float64
+from niello.core.errors import CompilerBug, UnsupportedDtype
+from niello.core.nodes import walk
+from niello.kernel.ir import Expr, Kernel, Param
+
+TARGET = GpuTarget(
+    threads=256,
+    most_threads=256,
+    fill=1 << 15,
+    row_values=16,
+    lane_bytes=4,
+    most_lanes=4,
+    chunks=1,
+    shared_bytes=16 << 10,
+    most_blocks=65535,
+    most_buffers=8,
+)
+
+_TYPES = {
+    Reg.BOOL: "bool", Reg.I32: "i32", Reg.U32: "u32", Reg.I64: "vec2<u32>", Reg.U64: "vec2<u32>",
+    Reg.F32: "f32",
+}  # fmt: skip
+_ZEROS = {
+    Reg.BOOL: "false", Reg.I32: "0i", Reg.U32: "0u", Reg.I64: "vec2<u32>(0u, 0u)",
+    Reg.U64: "vec2<u32>(0u, 0u)", Reg.F32: "0.0f",
+}  # fmt: skip
+
+
+def render(kernel: Kernel, target: GpuTarget = TARGET) -> GpuKernel:
+    """WGSL of a kernel and how to launch it. `target` holds the sizes of the adapter.
+
+    Every buffer is bound as read-write storage in group 0, in the order of the launch's arguments.
+    Raises UnsupportedDtype for float64 and LimitExceeded for a kernel that does not fit the target.
+    """
+    _refuse(kernel)
+    return render_shared(kernel, WgslDialect(), target, _native, write_source)
+
+
+def _native(name: str, dtype: DType) -> bool:
+    return name not in FUNCTIONS
+
+
+def _refuse(kernel: Kernel) -> None:
+    wide = any(isinstance(n, Expr) and n.dtype is float64 for n in walk(kernel.stores))
+    if wide or any(p.dtype is float64 for p in kernel.params):
+        raise UnsupportedDtype(
+            f"kernel {kernel.name}",
+            "WebGPU has no float64",
+            received="float64",
+            advice="Use float32, or run this on the CPU",
+        )
+
+
+def write_source(entries: Sequence[Entry]) -> str:
+    """The module of some entry points."""
+    return HELPERS.before("\n".join(_entry_text(e) for e in entries))
+
+
+def _variable(param: Param, stage: int) -> str:
+    return f"b{param.slot}" if stage == 0 else f"b{param.slot}s{stage}"
+
+
+def _entry_text(entry: Entry) -> str:
+    body = "\n".join(entry.lines)
+    lines = []
+    for n, p in enumerate(entry.params):
+        lines += _binding(n, p, _variable(p, entry.stage), body)
+    for name, (reg, size) in entry.shared.items():
+        lines.append(f"var<workgroup> {name}: array<{_TYPES[reg]}, {size}>;")
+    block = "i32(group.x)"
+    if entry.grid[1] > 1:
+        block = f"i32(group.y * {entry.grid[0]}u + group.x)"
+    lines += [
+        f"@compute @workgroup_size({entry.threads}, 1, 1)",
+        f"fn {entry.name}(@builtin(local_invocation_index) local: u32, "
+        "@builtin(workgroup_id) group: vec3<u32>) {",
+        *_opaque_lines(body),
+        "  let tid = i32(local);",
+        f"  let block = {block};",
+        body,
+        "}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _opaque_lines(body: str) -> list[str]:
+    """Set nl_nothing to a zero that no compiler can know to be one: grids have one layer."""
+    used = re.search(r"\bnl_(opaque|float|f16_to_f32|truncmod)\b", body)
+    return ["  nl_nothing = group.z;"] if used else []
+
+
+def _binding(number: int, param: Param, name: str, body: str) -> list[str]:
+    """The declaration of a buffer, and the functions through which its words are reached."""
+    size = param.dtype.itemsize
+    atomic = f"{name}_put(" in body
+    word = {8: "vec2<u32>", 4: "u32"}.get(size, "u32")
+    if size == 4 and param.dtype.is_float:
+        word = "f32"
+    elif size == 4 and param.dtype.kind == "int":
+        word = "i32"
+    kind = f"atomic<{word}>" if atomic else word
+    lines = [f"@group(0) @binding({number}) var<storage, read_write> {name}: array<{kind}>;"]
+    if size >= 4:
+        return lines
+    per, bits, mask = 4 // size, 8 * size, (1 << (8 * size)) - 1
+    shift = {4: 2, 2: 1}[per]
+    place = f"(u32(i) & {per - 1}u) * {bits}u"
+    read = f"atomicLoad(&{name}[i])" if atomic else f"{name}[i]"
+    write = f"atomicStore(&{name}[i], v);" if atomic else f"{name}[i] = v;"
+    functions = {
+        f"{name}_word": f"fn {name}_word(i: i32) -> u32 {{ return {read}; }}",
+        f"{name}_get": (
+            f"fn {name}_get(i: i32) -> u32 {{ "
+            f"return ({name}_word(i >> {shift}u) >> ({place})) & {mask}u; }}"
+        ),
+        f"{name}_set": f"fn {name}_set(i: i32, v: u32) {{ {write} }}",
+        f"{name}_put": (
+            f"fn {name}_put(i: i32, v: u32) {{ let s = {place}; "
+            f"atomicAnd(&{name}[i >> {shift}u], ~({mask}u << s)); "
+            f"atomicOr(&{name}[i >> {shift}u], (v & {mask}u) << s); }}"
+        ),
+    }
+    used = {f for f in functions if f"{f}(" in body}
+    if f"{name}_get" in used:
+        used.add(f"{name}_word")
+    return lines + [text for f, text in functions.items() if f in used]
+
+
+class WgslDialect(CStyle):
+    """WGSL."""
+
+    name = "webgpu"
+    has_shuffles = False
+    vector_bytes = 4
+    word_bytes = 4
+
+    # --- values
+    def type(self, reg: Reg) -> str:
+        return _TYPES[reg]
+
+    def literal(self, value: int | float | bool, reg: Reg) -> str:
+        if reg is Reg.BOOL:
+            return "true" if value else "false"
+        if reg is Reg.F32:
+            return _float_literal(np.float32(value))
+        value = int(value)
+        if reg is Reg.U32:
+            return f"{value}u"
+        if reg.is_wide:
+            bits = value % (1 << 64)
+            return f"vec2<u32>({bits & 0xFFFFFFFF}u, {bits >> 32}u)"
+        if value == -(2**31):
+            return "(-2147483647i - 1i)"
+        return f"{value}i" if value >= 0 else f"({value}i)"
+
+    def constant_line(self, reg: Reg, name: str, text: str) -> str:
+        return f"let {name} = {text};"
+
+    def variable_line(self, reg: Reg, name: str, text: str) -> str:
+        return f"var {name}: {_TYPES[reg]} = {text};"
+
+    def select(self, test: str, yes: str, no: str) -> str:
+        return f"select({no}, {yes}, {test})"
+
+    def convert(self, text: str, source: Reg, target: Reg) -> str:
+        if source is target or (source.is_wide and target.is_wide):
+            return text
+        if source is Reg.BOOL:
+            return f"select({_ZEROS[target]}, {self.literal(1, target)}, {text})"
+        if source.is_wide and target in (Reg.I32, Reg.U32):
+            return f"bitcast<i32>({text}.x)" if target is Reg.I32 else f"{text}.x"
+        if target is Reg.U32 and source is Reg.F32:
+            return f"nl_f32_to_i64({text}).x"
+        if {source, target} == {Reg.I32, Reg.U32}:
+            return f"bitcast<{_TYPES[target]}>({text})"
+        if target is Reg.F32 and not source.is_wide:
+            return f"f32({text})"
+        return f"nl_{source.value}_to_{target.value}({text})"
+
+    def half_to_float(self, text: str, dtype: DType) -> str:
+        if dtype.name == "bfloat16":
+            return f"bitcast<f32>({text} << 16u)"
+        return f"nl_f16_to_f32({text})"
+
+    def float_to_half(self, text: str, dtype: DType) -> str:
+        return f"nl_f32_to_{'bf16' if dtype.name == 'bfloat16' else 'f16'}({text})"
+
+    def bitcast(self, text: str, source: Reg, target: Reg) -> str:
+        if source is target or source.is_wide:
+            return text
+        return f"bitcast<{_TYPES[target]}>({text})"
+
+    def opaque(self, text: str) -> str:
+        return f"nl_opaque({text})"
+
+    def wrapped(self, text: str, dtype: DType) -> str:
+        if dtype.kind == "int":
+            return f"extractBits({text}, 0u, {dtype.bits}u)"
+        return f"({text} & {(1 << dtype.bits) - 1}u)"
+
+    def is_nan(self, text: str, reg: Reg) -> str:
+        return f"nl_is_nan({text})"
+
+    def compare(self, name: str, reg: Reg, a: str, b: str) -> str:
+        if not reg.is_wide:
+            return super().compare(name, reg, a, b)
+        if name == "eq":
+            return f"all({a} == {b})"
+        if name == "ne":
+            return f"any({a} != {b})"
+        if name == "le":
+            return f"(!nl_lt_{reg.value}({b}, {a}))"
+        return f"nl_lt_{reg.value}({a}, {b})"
+
+    def scalar(self, name: str, dtype: DType, reg: Reg, args: Sequence[str]) -> str:
+        name = name.removesuffix("_exact")
+        if name in ("lt", "le", "eq", "ne"):
+            return self.compare(name, reg, *args)
+        if name in ("min", "max"):
+            return self.least(name, reg, *args)
+        if reg is Reg.F32:
+            return self._float(name, args)
+        return self._wide(name, reg, args) if reg.is_wide else self._integer(name, reg, args)
+
+    def _float(self, name: str, args: Sequence[str]) -> str:
+        if name in ("add", "sub", "mul", "div"):
+            return self.binary(name, *args)
+        if name == "neg":
+            return f"(-{args[0]})"
+        if name == "rint":
+            return f"round({args[0]})"
+        if name in ("abs", "sqrt", "floor", "ceil", "trunc", "fma"):
+            return f"{name}({', '.join(args)})"
+        if name == "floordiv":
+            return f"floor({args[0]} / {args[1]})"
+        if name in ("copysign", "truncmod", "floormod"):
+            return f"nl_{name}({', '.join(args)})"
+        raise CompilerBug("WGSL", "no such function of floats", received=name)
+
+    def _integer(self, name: str, reg: Reg, args: Sequence[str]) -> str:
+        if name in ("add", "sub", "mul", "and", "or", "xor"):
+            return self.binary(name, *args)
+        if name == "neg":
+            return f"(-{args[0]})" if reg is Reg.I32 else f"(0u - {args[0]})"
+        if name == "not":
+            return f"(~{args[0]})"
+        if name == "abs":
+            return f"abs({args[0]})" if reg is Reg.I32 else args[0]
+        if name in ("div_any", "mod_any"):
+            return f"({args[0]} {'/' if name == 'div_any' else '%'} {args[1]})"
+        if name == "popcount":
+            return f"countOneBits({args[0]})"
+        if name == "mulhi":
+            return f"nl_mulhi({args[0]}, {args[1]})"
+        if name in ("truncdiv", "truncmod", "floordiv", "floormod") and reg is Reg.U32:
+            return f"nl_{name[-3:]}_u32({args[0]}, {args[1]})"
+        return f"nl_{name}_i32({', '.join(args)})"
+
+    def _wide(self, name: str, reg: Reg, args: Sequence[str]) -> str:
+        if name in ("and", "or", "xor"):
+            return self.binary(name, *args)
+        if name == "not":
+            return f"(~{args[0]})"
+        if name == "abs" and reg is Reg.U64:
+            return args[0]
+        if name in ("add", "sub", "mul", "neg", "abs", "popcount"):
+            return f"nl_{name}64({', '.join(args)})"
+        if name in ("div_any", "mod_any"):
+            return f"nl_{name[:3]}_u64({args[0]}, {args[1]})"
+        name = name.removesuffix("_positive")
+        if reg is Reg.U64:
+            return f"nl_{name[-3:]}_u64({args[0]}, {args[1]})"
+        return f"nl_{name}_i64({args[0]}, {args[1]})"
+
+    def shift_inside(self, name: str, reg: Reg, a: str, amount: str) -> str:
+        if reg.is_wide:
+            return f"nl_{'shl' if name == 'shl' else 'shr_' + reg.value}({a}, {amount})"
+        return f"({a} {'<<' if name == 'shl' else '>>'} {amount})"
+
+    # --- memory
+    def subscript(self, index: Val) -> str:
+        return self.convert(index.text, index.reg, Reg.I32)
+
+    def load(self, param: Param, index: str) -> str:
+        name = _variable(param, self.stage)
+        if param.dtype.itemsize >= 4:
+            return f"{name}[{index}]"
+        return _element(param.dtype, f"{name}_get({index})")
+
+    def store_lines(self, param: Param, index: str, value: str) -> list[str]:
+        name = _variable(param, self.stage)
+        if param.dtype.itemsize >= 4:
+            return [f"{name}[{index}] = {value};"]
+        return [f"{name}_put({index}, {_pattern(param.dtype, value)});"]
+
+    def load_lanes(
+        self, param: Param, index: str, width: int, name: str, gate: str | None
+    ) -> tuple[list[str], list[str]]:
+        variable = _variable(param, self.stage)
+        size = param.dtype.itemsize
+        per = max(1, 4 // size)
+        lines, texts = [], []
+        for n in range(width // per):
+            if per == 1:
+                reg = _word_register(param.dtype)
+                read = f"{variable}[{index} + {n}]"
+            else:
+                reg = Reg.U32
+                read = f"{variable}_word(({index} >> {per // 2}u) + {n})"
+            piece = f"{name}_{n}"
+            if gate is None:
+                lines.append(f"let {piece} = {read};")
+            else:
+                lines.append(f"var {piece}: {_TYPES[reg]} = {_ZEROS[reg]};")
+                lines.append(f"if ({gate}) {{ {piece} = {read}; }}")
+            for k in range(per):
+                bits = f"(({piece} >> {8 * size * k}u) & {(1 << (8 * size)) - 1}u)"
+                texts.append(piece if per == 1 else _element(param.dtype, bits))
+        return lines, texts
+
+    def store_lanes(self, param: Param, index: str, values: Sequence[str], name: str) -> list[str]:
+        variable = _variable(param, self.stage)
+        size = param.dtype.itemsize
+        per = max(1, 4 // size)
+        if per == 1:
+            return [f"{variable}[{index} + {n}] = {v};" for n, v in enumerate(values)]
+        lines = []
+        mask = (1 << (8 * size)) - 1
+        for n in range(len(values) // per):
+            parts = []
+            for k, v in enumerate(values[n * per : (n + 1) * per]):
+                bits = f"({_pattern(param.dtype, v)} & {mask}u)"
+                parts.append(f"({bits} << {8 * size * k}u)" if k else bits)
+            at = f"({index} >> {per // 2}u) + {n}"
+            lines.append(f"{variable}_set({at}, {' | '.join(parts)});")
+        return lines
+
+    def gated_line(self, reg: Reg, name: str, gate: str, text: str) -> str:
+        # The initial value is spelled out: without it, a loop may keep the last one.
+        return f"var {name}: {_TYPES[reg]} = {_ZEROS[reg]}; if ({gate}) {{ {name} = {text}; }}"
+
+    # --- threads
+    def barrier_line(self) -> str:
+        return "workgroupBarrier();"
+
+    def shuffle(self, value: Val, mask: int) -> str:
+        raise CompilerBug("WGSL", "threads exchange values through memory only", received=mask)
+
+    def shared_line(self, name: str, reg: Reg, elements: int) -> str:
+        return f"var<workgroup> {name}: array<{_TYPES[reg]}, {elements}>;"
+
+    def loop(self, name: str, start: str, stop: str, step: str) -> str:
+        return f"for (var {name}: i32 = {start}; {name} < {stop}; {name} += {step}) {{"
+
+    def wide_index(self, block: str, step: int) -> str:
+        raise CompilerBug("WGSL", "positions beyond 32 bits do not exist", received=step)
+
+
+def _word_register(dtype: DType) -> Reg:
+    if dtype.itemsize == 8:
+        return Reg.U64
+    return Reg.F32 if dtype.is_float else Reg.I32 if dtype.kind == "int" else Reg.U32
+
+
+def _element(dtype: DType, bits: str) -> str:
+    """The register of a narrow element from its bits in a u32."""
+    if dtype is bool_:
+        return f"({bits} != 0u)"
+    if dtype.kind == "int":
+        return f"extractBits(bitcast<i32>({bits}), 0u, {dtype.bits}u)"
+    return bits
+
+
+def _pattern(dtype: DType, value: str) -> str:
+    """The bits of a narrow element in a u32, with anything above them."""
+    if dtype is bool_:
+        return f"select(0u, 1u, {value})"
+    return f"bitcast<u32>({value})" if dtype.kind == "int" else value
+
+
+def _float_literal(value: np.float32) -> str:
+    bits = int(value.view(np.uint32))
+    if not math.isfinite(value):
+        return f"nl_float(0x{bits:08x}u)"
+    if value != 0 and abs(value) < 2.0**-126:
+        return f"bitcast<f32>(0x{bits:08x}u)"
+    if bits == 0x80000000:
+        return "nl_float(0x80000000u)"
+    text = re.sub(r"e([+-])0*(\d)", r"e\1\2", str(value))
+    return f"{text}f" if not text.startswith("-") else f"({text}f)"

@@ -1,0 +1,277 @@
+"""The cuda device on a GPU: memory, transfers, graphs, DLPack, libraries. Skipped without one."""
+
+from __future__ import annotations
+
+import gc
+import threading
+
+import numpy as np
+import pytest
+
+import niello as nl
+from niello import backends
+from niello.core.errors import BackendUnavailable, CorruptFile, FeedError, OutOfMemory
+from niello.runtime.commands import LibraryCall
+from niello.runtime.target import CompileOptions
+from niello.runtime.tensor_data import on_device
+
+
+@pytest.fixture(scope="module")
+def cuda():
+    try:
+        return backends.device("cuda")
+    except BackendUnavailable as error:
+        pytest.skip(str(error))
+
+
+def test_describe_names_libraries(cuda):
+    text = cuda.describe()
+    assert text.startswith("cuda: ") and "cuBLASLt" in text and "cuDNN" in text and "sm_" in text
+
+
+def test_buffers_are_aligned(cuda):
+    assert all(cuda.allocate(size).handle % 256 == 0 for size in (1, 7, 300, 5000, 1 << 21))
+
+
+def test_memory_comes_back_and_is_used_again(cuda):
+    first = cuda.allocate(12345)
+    address = first.handle
+    del first
+    assert cuda.allocate(12345).handle == address
+
+
+@pytest.mark.parametrize("size", [1, 1000, (1 << 18) + 4, (1 << 24) + 12])
+def test_transfers(cuda, size):
+    data = np.random.default_rng(size).integers(0, 256, size).astype(np.uint8)
+    buffer = cuda.allocate(size + 8)
+    cuda.upload(buffer, 8, data)
+    kept = data.copy()
+    data[...] = 0  # what was given may change as soon as the call returns
+    back = np.empty_like(data)
+    cuda.download(buffer, 8, back)
+    assert (back == kept).all()
+
+
+def test_too_much_memory_leaves_the_device_working(cuda):
+    total = cuda.driver.total_memory()
+    held = cuda.allocate(1 << 20)
+    with pytest.raises(OutOfMemory) as error:
+        blocks = [cuda.allocate(total // 4) for _ in range(8)]
+    assert error.value.fields["requested"] == total // 4
+    assert error.value.fields["held"] >= 1 << 20
+    blocks = None
+    del held, error, blocks
+    gc.collect()
+    cuda.release_memory()
+    assert on_device(np.arange(3.0), cuda).tolist() == [0, 1, 2]
+
+
+def doubling(n: int = 1000) -> tuple[nl.Executable, np.ndarray]:
+    graph = nl.Graph()
+    x = graph.placeholder((n,), nl.float32)
+    y = nl.sum(x * 2.0, axes=0) + x
+    exe = graph.compile({x: nl.TensorType((n,))}, [y], device="cuda")
+    return exe, np.arange(n, dtype=np.float32)
+
+
+def test_repeated_runs_become_a_graph(cuda):
+    exe, x = doubling()
+    wanted = np.float32(2 * x.sum()) + x
+    value = on_device(x, cuda)
+    results = exe.run([value])
+    for _ in range(4):
+        exe.run([value], results=results)
+    assert np.allclose(np.asarray(results[0]), wanted)
+    steps = len(exe.loaded._steps)
+    assert steps == 1 or len(exe.loaded._graphs) == 1
+    cuda.upload(value.buffer, 0, x + 1)
+    exe.run([value], results=results)
+    assert np.allclose(np.asarray(results[0]), np.float32(2 * (x + 1).sum()) + x + 1)
+
+
+def test_many_sets_of_buffers(cuda):
+    exe, x = doubling()
+    values = [on_device(x + i, cuda) for i in range(40)]
+    for _ in range(3):
+        results = [exe.run([v]) for v in values]
+        for i, (found,) in enumerate(results):
+            assert np.allclose(np.asarray(found), np.float32(2 * (x + i).sum()) + x + i)
+
+
+def test_results_stay_on_the_device(cuda):
+    exe, x = doubling()
+    (first,) = exe.run([x])
+    assert first.device is cuda
+    (second,) = exe.run([first])
+    once = 2 * x.sum() + x
+    assert np.allclose(np.asarray(second), 2 * once.sum() + once)
+
+
+def test_runs_from_several_threads(cuda):
+    exe, x = doubling()
+    wrong: list[object] = []
+
+    def work(i: int) -> None:
+        try:
+            for _ in range(20):
+                (y,) = exe.run([x + i])
+                if not np.allclose(np.asarray(y), np.float32(2 * (x + i).sum()) + x + i):
+                    wrong.append(i)
+        except BaseException as error:
+            wrong.append(error)
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(4)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join(60)
+    assert not wrong
+
+
+@pytest.mark.parametrize("dtype", [nl.float32, nl.float16, nl.bfloat16], ids=lambda d: d.name)
+@pytest.mark.parametrize("epilogue", ["", "bias", "relu", "gelu"])
+def test_products_by_the_library(cuda, dtype, epilogue):
+    graph = nl.Graph()
+    a, b = graph.placeholder((64, 96), dtype), graph.placeholder((96, 80), dtype)
+    c = graph.placeholder((80,), dtype)
+    y = nl.matmul(a, b)
+    if epilogue:
+        y = y + c
+    if epilogue == "relu":
+        y = y.relu()
+    if epilogue == "gelu":
+        y = nl.gelu(y)
+    feeds = [a, b] if not epilogue else [a, b, c]
+    rng = np.random.default_rng(0)
+    values = [rng.standard_normal(t.type.static_shape).astype(dtype.numpy) for t in feeds]
+    types = {t: t.type for t in feeds}
+    exe = graph.compile(types, [y], device="cuda")
+    assert any(isinstance(command, LibraryCall) for command in exe.program.commands)
+    found = np.asarray(exe.run(values)[0]).astype(np.float64)
+    plain = graph.compile(types, [y], device="numpy")
+    wanted = np.asarray(plain.run(values)[0]).astype(np.float64)
+    tolerance = {"float32": 1e-5, "float16": 1e-2, "bfloat16": 8e-2}[dtype.name]
+    assert np.allclose(found, wanted, rtol=tolerance, atol=tolerance * 4)
+
+
+@pytest.mark.parametrize("form", ["tn", "nt", "tt", "batched", "shared"])
+def test_layouts_of_products(cuda, form):
+    graph = nl.Graph()
+    shapes = {
+        "tn": ((48, 64), (48, 80)),
+        "nt": ((64, 48), (80, 48)),
+        "tt": ((48, 64), (80, 48)),
+        "batched": ((5, 3, 16, 24), (5, 3, 24, 32)),
+        "shared": ((5, 16, 24), (24, 32)),
+    }[form]
+    a, b = (graph.placeholder(s, nl.float32) for s in shapes)
+    left = nl.swap_axes(a, 0, 1) if form in ("tn", "tt") else a
+    right = nl.swap_axes(b, 0, 1) if form in ("nt", "tt") else b
+    exe = graph.compile({a: a.type, b: b.type}, [nl.matmul(left, right)], device="cuda")
+    assert [type(c) for c in exe.program.commands] == [LibraryCall]
+    rng = np.random.default_rng(1)
+    values = [rng.standard_normal(s).astype(np.float32) for s in shapes]
+    x = values[0].T if form in ("tn", "tt") else values[0]
+    y = values[1].T if form in ("nt", "tt") else values[1]
+    assert np.allclose(np.asarray(exe.run(values)[0]), x @ y, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [nl.float16, nl.bfloat16], ids=lambda d: d.name)
+@pytest.mark.parametrize("weights_layout", ["HWIO", "OIHW"])
+@pytest.mark.parametrize("strides", [1, 2])
+def test_convolutions_by_the_library(cuda, dtype, weights_layout, strides):
+    graph = nl.Graph()
+    shape = (3, 3, 32, 48) if weights_layout == "HWIO" else (48, 32, 3, 3)
+    x = graph.placeholder((4, 15, 16, 32), dtype)
+    w, b = graph.placeholder(shape, dtype), graph.placeholder((48,), dtype)
+    y = nl.conv2d(
+        x, w, padding="same", strides=strides, data_layout="NHWC", weights_layout=weights_layout
+    )
+    y = (y + b).relu()
+    gradients = graph.gradients(y, [x, w])
+    targets = [y, gradients[x], gradients[w]]
+    feeds = [x, w, b]
+    rng = np.random.default_rng(2)
+    values = [
+        (rng.standard_normal(t.type.static_shape) * 0.25).astype(dtype.numpy) for t in feeds
+    ]
+    types = {t: t.type for t in feeds}
+    exe = graph.compile(types, targets, device="cuda")
+    found = exe.run(values)
+    wanted = graph.compile(types, targets, device="cpu").run(values)
+    calls = [c for c in exe.program.commands if isinstance(c, LibraryCall)]
+    libraries = cuda.libraries.get("cudnn")
+    assert libraries is None or calls
+    for f, t in zip(found, wanted, strict=True):
+        one, other = np.asarray(f).astype(np.float64), np.asarray(t).astype(np.float64)
+        size = float(np.sqrt(np.mean(other**2)))
+        limit = 2e-2 if dtype is nl.float16 else 1e-1
+        assert np.abs(one - other).max() <= limit * max(size, 1.0)
+
+
+def test_images(cuda):
+    exe, x = doubling(300)
+    image = exe.loaded.image()
+    again = cuda.load(exe.program, CompileOptions(), image)
+    assert again.image() == image
+    with pytest.raises(CorruptFile):
+        cuda.load(exe.program, CompileOptions(), image[:-1])
+    handles = [on_device(x, cuda), on_device(np.zeros_like(x), cuda)]
+    arena = cuda.allocate(max(exe.program.arena_bytes, 1))
+    again.play([*(v.handle for v in handles), arena.handle])
+    assert np.allclose(np.asarray(handles[1]), np.float32(2 * x.sum()) + x)
+
+
+# --- DLPack ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["float32", "float16", "bfloat16", "int64", "bool"])
+def test_torch_shares_memory(cuda, name):
+    torch = pytest.importorskip("torch")
+    given = (torch.arange(24).reshape(2, 3, 4) % 2).to(getattr(torch, name)).cuda()
+    value = cuda.import_dlpack(given)
+    assert value.handle == given.data_ptr() and value.shape == (2, 3, 4)
+    assert (value.numpy().astype(np.float64) == given.double().cpu().numpy()).all()
+    back = torch.from_dlpack(value)
+    assert back.data_ptr() == given.data_ptr() and back.dtype == given.dtype
+    del value
+    assert torch.equal(back, given)
+
+
+def test_torch_values_feed_runs(cuda):
+    torch = pytest.importorskip("torch")
+    exe, x = doubling()
+    for i in range(5):
+        given = torch.from_numpy(x).cuda() + i
+        (y,) = exe.run([given])
+        del given
+        t = torch.from_dlpack(y)
+        del y
+        wanted = 2 * float((x + i).sum()) + x + i
+        assert np.allclose((t + 0).cpu().numpy(), wanted)
+
+
+def test_strided_tensors_are_refused(cuda):
+    torch = pytest.importorskip("torch")
+    with pytest.raises(FeedError, match="row-major"):
+        cuda.import_dlpack(torch.zeros(4, 6, device="cuda").T)
+
+
+def test_unaligned_tensors_are_copied(cuda):
+    torch = pytest.importorskip("torch")
+    given = torch.arange(10.0, device="cuda")[1:]
+    value = cuda.import_dlpack(given)
+    assert value.handle % 16 == 0 and value.tolist() == list(range(1, 10))
+
+
+def test_host_tensors_are_elsewhere(cuda):
+    assert cuda.import_dlpack(np.zeros(3, np.float32)) is None
+
+
+def test_jax_and_cupy_share_memory(cuda):
+    value = on_device(np.arange(6, dtype=np.float32).reshape(2, 3), cuda)
+    cupy = pytest.importorskip("cupy")
+    there = cupy.from_dlpack(value)
+    assert there.data.ptr == value.handle and float(there.sum()) == 15
+    back = cuda.import_dlpack(there * 2)
+    assert back.tolist() == [[0, 2, 4], [6, 8, 10]]
