@@ -1,7 +1,7 @@
 """Niello on a CUDA machine beside PyTorch: `python -m bench.cuda [row...] [--without-compiled]`.
 
-All contenders of a row run in this process, one after the other, on the same inputs in the device's
-memory. Times are per call: calls are queued in blocks, a block ends with a synchronisation, and the
+All contenders of a row run in this process, in turns, on the same inputs in the device's memory.
+Times are per call: calls are queued in short blocks, a block ends with a synchronisation, and the
 median of the blocks counts. Results are compared before anything is timed.
 """
 
@@ -20,8 +20,9 @@ from typing import Any
 
 import numpy as np
 
-BLOCK_SECONDS = 0.15
-BLOCKS = 5
+BLOCK_SECONDS = 0.03
+PAUSE_SECONDS = 0.04
+ROUNDS = 9
 
 
 @dataclass(frozen=True)
@@ -35,24 +36,29 @@ class Row:
     tolerance: float = 2e-2
 
 
-def per_call(call: Callable[[], Any], wait: Callable[[], Any]) -> float:
-    """Seconds of a call, as the median of blocks."""
+def calls_per_block(call: Callable[[], Any], wait: Callable[[], Any]) -> int:
+    """How many calls fill a block."""
     for _ in range(3):
         call()
     wait()
     started = time.perf_counter()
+    for _ in range(3):
+        call()
+    wait()
+    once = (time.perf_counter() - started) / 3
+    return max(1, min(2000, int(BLOCK_SECONDS / max(once, 1e-6))))
+
+
+def block(call: Callable[[], Any], wait: Callable[[], Any], count: int) -> float:
+    """Seconds of a call, in a block of `count`. The pause before it lets the clocks recover."""
+    time.sleep(PAUSE_SECONDS)
     call()
     wait()
-    once = time.perf_counter() - started
-    count = max(1, min(2000, int(BLOCK_SECONDS / max(once, 1e-6))))
-    found = []
-    for _ in range(BLOCKS):
-        started = time.perf_counter()
-        for _ in range(count):
-            call()
-        wait()
-        found.append((time.perf_counter() - started) / count)
-    return statistics.median(found)
+    started = time.perf_counter()
+    for _ in range(count):
+        call()
+    wait()
+    return (time.perf_counter() - started) / count
 
 
 class Bench:
@@ -136,11 +142,12 @@ def commands(executable: Any) -> str:
 
 
 def measure(row: Row, bench: Bench) -> dict[str, float]:
-    """Milliseconds by contender; wrong results are said and left out."""
+    """Milliseconds by contender; wrong results are said."""
     print(f"{row.name}", flush=True)
-    found: dict[str, float] = {}
+    counts: dict[str, int] = {}
     wanted = None
-    for name, (call, result) in row.make(bench).items():
+    contenders = row.make(bench)
+    for name, (call, result) in contenders.items():
         try:
             value = None if result is None else (call(), result())[1]
             bench.wait()
@@ -150,14 +157,20 @@ def measure(row: Row, bench: Bench) -> dict[str, float]:
                 error = float(np.abs(value - wanted).max()) / scale
                 if not error <= row.tolerance:
                     print(f"    {name}: differs from the first by {error:.3g}", flush=True)
-            seconds = per_call(call, bench.wait)
+            counts[name] = calls_per_block(call, bench.wait)
         except Exception as error:
             print(f"    {name}: {type(error).__name__}: {str(error)[:300]}", flush=True)
-            continue
-        found[name] = seconds * 1e3
-        rate = f" {row.bytes / seconds / 1e12:6.2f} TB/s" if row.bytes else ""
-        rate += f" {row.flops / seconds / 1e12:7.1f} TFLOP/s" if row.flops else ""
-        print(f"    {name:28} {seconds * 1e3:9.4f} ms{rate}", flush=True)
+    times: dict[str, list[float]] = {name: [] for name in counts}
+    for turn in range(ROUNDS):
+        names = list(counts)
+        for name in names[turn % len(names) :] + names[: turn % len(names)]:
+            times[name].append(block(contenders[name][0], bench.wait, counts[name]))
+    found = {name: statistics.median(t) * 1e3 for name, t in times.items()}
+    for name, value in found.items():
+        rate = f" {row.bytes / value / 1e9:6.2f} TB/s" if row.bytes else ""
+        rate += f" {row.flops / value / 1e9:7.1f} TFLOP/s" if row.flops else ""
+        spread = (max(times[name]) - min(times[name])) / statistics.median(times[name])
+        print(f"    {name:28} {value:9.4f} ms{rate}   spread {spread:.0%}", flush=True)
     return found
 
 

@@ -33,6 +33,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="of the tests that run on every back end, only those of this one; may be repeated",
     )
     parser.addoption(
+        "--everything",
+        action="store_true",
+        help="all dtypes on every back end, also where software stands in for the hardware",
+    )
+    parser.addoption(
         "--update-golden",
         action="store_true",
         help="write golden files instead of comparing with them",
@@ -59,6 +64,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def _parameters(item: pytest.Item) -> dict[str, object]:
     callspec = getattr(item, "callspec", None)
     return {} if callspec is None else callspec.params
+
+
+@pytest.fixture
+def everything(request: pytest.FixtureRequest) -> bool:
+    """Whether `--everything` was given."""
+    return bool(request.config.getoption("--everything"))
 
 
 @pytest.fixture

@@ -3,29 +3,21 @@
 from __future__ import annotations
 
 from rich.table import Table
+from rich.text import Text
 
 import niello as nl
-from niello import errors
+from niello.cli.inspection.words import data_size
 
 
 def table() -> Table:
     """One row per back end, whether or not it can run here."""
-    found = Table("device", "available", "what it is", "memory", title=None)
-    for name in nl.device_names():
-        try:
-            device = nl.device(name)
-        except errors.BackendUnavailable as error:
-            found.add_row(name, "[red]no[/]", str(error).replace("[", "\\["), "")
-            continue
-        stats = device.memory_stats()
-        memory = ", ".join(f"{key} {_bytes(value)}" for key, value in stats.items())
-        found.add_row(name, "[green]yes[/]", device.describe(), memory)
+    found = Table("device", "available", "what it is, or why it is not there", "memory")
+    default = nl.default_device()
+    for record in nl.devices():
+        available = "[green]yes[/]" if record.available else "[red]no[/]"
+        if record.available and not record.runs:
+            available = "[yellow]compiles only[/]"
+        used = ", ".join(f"{key} {data_size(n)}" for key, n in (record.memory or {}).items())
+        name = f"{record.name} (default)" if record.name == default else record.name
+        found.add_row(name, available, Text(record.description), used if record.runs else "")
     return found
-
-
-def _bytes(count: int) -> str:
-    for unit in ("B", "KiB", "MiB"):
-        if count < 1024:
-            return f"{count:.0f} {unit}"
-        count /= 1024  # type: ignore[assignment]
-    return f"{count:.1f} GiB"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from niello.core.dtypes import int64
 from niello.core.nodes import Node, walk
@@ -49,7 +49,24 @@ def rename(root: Node, mapping: dict[Range, Expr]) -> Node:
             memo[node] = found = _rebuilt(node, visit)
         return found
 
+    # Operands first: a long chain of operations is nested deeper than Python recurses.
+    for node in _operands_first(root, names):
+        visit(node)
     return visit(root)
+
+
+def _operands_first(root: Node, names: frozenset[Range]) -> Iterator[Node]:
+    """What depends on the ranges `names`, each node once, after what it is made of."""
+    seen: set[Node] = set()
+    stack = [(root, False)]
+    while stack:
+        node, expanded = stack.pop()
+        if expanded:
+            yield node
+        elif node not in seen and not names.isdisjoint(free_ranges(node)):
+            seen.add(node)
+            stack.append((node, True))
+            stack.extend((c, False) for c in node.children)
 
 
 def _rebuilt(node: Node, visit: Callable[[Node], Node]) -> Node:

@@ -29,7 +29,7 @@ from niello.codegen.access import (
 )
 from niello.codegen.collapse import collapse_reductions, collapsed, divided, rename
 from niello.codegen.rows import Phase, level_of, phases_of, placed, replace
-from niello.core.dtypes import compute_dtype
+from niello.core.dtypes import DType, compute_dtype
 from niello.core.nodes import Node
 from niello.kernel.bounds import affine
 from niello.kernel.build import ravel
@@ -63,7 +63,7 @@ class Partial(Expr):
     fields = ("param", "index", "op")
 
     @property
-    def dtype(self):  # type: ignore[no-untyped-def,override]
+    def dtype(self) -> DType:  # type: ignore[override]
         return self.param.dtype
 
 

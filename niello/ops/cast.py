@@ -85,6 +85,8 @@ class Cast(Op):
         x = inputs[0](*index)
         target = self.dtype
         narrow = target.is_integer and (target.bits < 32 or target is dtypes.uint32)
+        if target.is_half:  # rounded here, wherever the result goes
+            return k.cast(k.cast(x, target), dtypes.float32)
         if not (x.dtype.is_float and narrow):
             return k.cast(x, compute_dtype(target))
         # Kernels saturate at int32, int64 and uint64; narrower ranges are clamped there.

@@ -15,7 +15,7 @@ from niello.core.dtypes import DType
 from niello.core.nodes import walk
 from niello.graph.tensor import Tensor
 from niello.kernel.bounds import affine
-from niello.kernel.ir import Cast, Const, Contract, Expr, Fn, Kernel, Load, Range
+from niello.kernel.ir import Cast, Contract, Expr, Fn, Kernel, Load, Range, Store
 from niello.runtime.commands import LibraryCall
 from niello.runtime.target import Claim
 from niello.schedule.access import Kind
@@ -23,6 +23,8 @@ from niello.schedule.lower import Lowered, lower_group
 from niello.schedule.stitch import Group, Layout, Stitcher
 
 Attributes = tuple[tuple[str, object], ...]
+
+MOST_STEPS = 6  # of an epilogue
 
 
 @dataclass(frozen=True)
@@ -127,15 +129,30 @@ def _split(stitcher: Stitcher, group: Group, contraction: object) -> list[Group]
 
 @dataclass(frozen=True)
 class Epilogue:
-    """What happens to the sum before it is stored: relu(sum + bias), each where present."""
+    """What happens to the sum before it is stored, step by step.
 
-    bias: Load | None
-    activation: str
+    A step is an activation ("relu"), or what is done with another value: "add channel" adds a
+    vector along the channels (a bias), "mul full" multiplies with an array like the result. `loads`
+    are those values, in the order of the steps.
+    """
+
+    steps: tuple[str, ...]
+    loads: tuple[Load, ...]
 
     def allowed(self, claim: Claim) -> bool:
-        """Whether a claim's function does this."""
-        wanted = [n for n in ("bias" if self.bias else "", self.activation) if n]
-        return all(n in claim.epilogue for n in wanted)
+        """Whether a claim's function does this: its steps in order, each at most once; or, where
+        it says "any order", in any number and order."""
+        if "any order" in claim.epilogue:
+            return set(self.steps) <= set(claim.epilogue)
+        position = 0
+        for step in self.steps:
+            for known in claim.epilogue[position:]:
+                position += 1
+                if step in known.split("|"):
+                    break
+            else:
+                return False
+        return True
 
 
 def the_contraction(kernel: Kernel) -> Contract | None:
@@ -148,28 +165,75 @@ def the_contraction(kernel: Kernel) -> Contract | None:
     return found.pop() if len(found) == 1 else None
 
 
-def epilogue_of(value: Expr, contract: Contract, channel: Range | None) -> Epilogue | None:
-    """The epilogue of a stored value; None when it is another one. `channel` is the range along
-    which a bias runs, one element for each."""
+def epilogue_of(store: Store, contract: Contract, channel: Range | None) -> Epilogue | None:
+    """The epilogue of a store; None when it is no chain of known steps.
+
+    `channel` is the range along which a vector may run, one element for each.
+    """
+    value = store.value
     if isinstance(value, Cast) and value.x.dtype is contract.dtype:
         value = value.x
-    activation, bias = "", None
-    if isinstance(value, Fn) and value.name == "max":
-        zeros = [a for a in value.args if isinstance(a, Const) and a.value == 0]
-        rest = [a for a in value.args if not isinstance(a, Const)]
-        if len(zeros) == 1 and len(rest) == 1:
-            activation, value = "relu", rest[0]
-    if isinstance(value, Fn) and value.name == "add" and contract in value.args:
-        (other,) = [a for a in value.args if a is not contract] or [contract]
-        bias = plain_load(other)
-        if bias is None or channel is None:
+    steps: list[str] = []
+    loads: list[Load] = []
+    while value is not contract:
+        found = _last_step(value, contract)
+        if found is None or len(steps) == MOST_STEPS:
             return None
-        position = affine(bias.index)
-        whole = bias.param.elements == channel.extent and position.is_affine
-        if not whole or position.constant or position.coefficients != {channel: 1}:
-            return None
-        value = contract
-    return Epilogue(bias, activation) if value is contract else None
+        name, value, load = found
+        if load is not None:
+            layout = _layout(load, store, channel)
+            if layout is None:
+                return None
+            name = f"{name} {layout}"
+            loads.append(load)
+        steps.append(name)
+    return Epilogue(tuple(reversed(steps)), tuple(reversed(loads)))
+
+
+def _last_step(value: Expr, contract: Contract) -> tuple[str, Expr, Load | None] | None:
+    """(step, what it is done to, the other value) of the outermost step."""
+    from niello.schedule.activations import activation_of
+
+    inside = _between(value, contract)
+    known = activation_of(value, inside)
+    if known is not None:
+        return (*known, None)
+    if isinstance(value, Fn) and value.name in ("add", "mul"):
+        first, second = value.args
+        if second in inside:
+            first, second = second, first
+        other = plain_load(second)
+        if first in inside and second not in inside and other is not None:
+            return value.name, first, other
+    return None
+
+
+def _between(value: Expr, contract: Contract) -> set[Expr]:
+    """The nodes at or below `value` that depend on the contraction."""
+    found: set[Expr] = set()
+    known: dict[Expr, bool] = {contract: True}
+
+    def depends(node: Expr) -> bool:
+        if node not in known:
+            known[node] = False
+            below = [depends(c) for c in node.children if isinstance(c, Expr)]
+            known[node] = any(below)
+        if known[node]:
+            found.add(node)
+        return known[node]
+
+    depends(value)
+    return found
+
+
+def _layout(load: Load, store: Store, channel: Range | None) -> str | None:
+    position = affine(load.index)
+    if load.index is store.index and load.param.elements == store.param.elements:
+        return "full"
+    if channel is None or not position.is_affine or position.constant:
+        return None
+    whole = load.param.elements == channel.extent
+    return "channel" if whole and position.coefficients == {channel: 1} else None
 
 
 def plain_load(value: Expr) -> Load | None:

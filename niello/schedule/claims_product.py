@@ -58,20 +58,17 @@ def product(claim: Claim, stitcher: Stitcher, group: Group, lowered: Lowered) ->
     if found is None:
         return None
     swapped, attributes, channel = found
-    epilogue = epilogue_of(store.value, contract, channel)
+    epilogue = epilogue_of(store, contract, channel)
     if epilogue is None or not epilogue.allowed(claim):
         return None
-    if epilogue.bias is not None and epilogue.bias.param.dtype is not out:
+    if any(load.param.dtype is not out for load in epilogue.loads):
         return None
-    loads = [right, left] if swapped else [left, right]
-    if epilogue.bias is not None:
-        loads.append(epilogue.bias)
+    loads = [*((right, left) if swapped else (left, right)), *epilogue.loads]
     settings = {
         **attributes,
+        "kind": "product",
         "dtype": dtype.name,
-        "out_dtype": out.name,
-        "bias": epilogue.bias is not None,
-        "epilogue": epilogue.activation,
+        "epilogue": epilogue.steps,
         "tf32": False,
     }
     return Claimed(

@@ -57,21 +57,17 @@ def window(claim: Claim, stitcher: Stitcher, group: Group, lowered: Lowered) -> 
     if settings is None or not _row_major(store.index, store.ranges, operation):
         return None
     channel = _channel(store.ranges, operation)
-    epilogue = epilogue_of(store.value, contract, channel if kind == "forward" else None)
+    epilogue = epilogue_of(store, contract, channel if kind == "forward" else None)
     if epilogue is None or not epilogue.allowed(claim):
         return None
-    tensors = list(operation.inputs[:2])
-    if epilogue.bias is not None:
-        if epilogue.bias.param.dtype is not dtype:
-            return None
-        tensors.append(tensor_of(lowered, epilogue.bias))
-    tensors.append(lowered.tensors[store.param.slot])
-    attributes = {
-        **settings,
-        "dtype": dtype.name,
-        "bias": epilogue.bias is not None,
-        "epilogue": epilogue.activation,
-    }
+    if any(load.param.dtype is not dtype for load in epilogue.loads):
+        return None
+    tensors = [
+        *operation.inputs[:2],
+        *(tensor_of(lowered, load) for load in epilogue.loads),
+        lowered.tensors[store.param.slot],
+    ]
+    attributes = {**settings, "dtype": dtype.name, "epilogue": epilogue.steps}
     return Claimed(claim.function, tuple(sorted(attributes.items())), tuple(tensors))
 
 

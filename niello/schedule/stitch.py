@@ -24,6 +24,9 @@ from niello.schedule.access import Access, Kind, Profile, Way, profile
 # idle, unless the whole is so small that it does not matter.
 MIN_PARALLEL_ROWS = 16
 SMALL_ELEMENTS = 32768
+# Time to compile grows with the square of a kernel's operations, and no kernel gains by more.
+MOST_OPERATIONS = 256
+MOST_REDUCTIONS = 16
 # Computing an element again in each reader is accepted up to this cost (scalar operations).
 CHEAP = 3.0
 # A contraction reads its operands in place; computing them while packing pays only when cheap.
@@ -94,6 +97,12 @@ def is_splat(tensor: Tensor) -> bool:
     """A constant that repeats one value: an immediate, not memory."""
     op = tensor.operation.op
     return isinstance(op, Constant) and op.data.is_splat
+
+
+def _narrows(operation: Operation) -> bool:
+    """Makes a half type of a wider one."""
+    made = operation.outputs[0].dtype.is_half
+    return made and not any(t.dtype.is_half for t in operation.inputs)
 
 
 def scatters(operation: Operation) -> bool:
@@ -280,6 +289,9 @@ class Stitcher:
             stored = sum(self._escapes(o, inside) for o in operations)
             if len(buffers) + stored > self.limits.max_buffers:
                 return Refusal("too many buffers")
+            reductions = sum(p.kind is Kind.REDUCE for p in profiles)
+            if len(operations) > MOST_OPERATIONS or reductions > MOST_REDUCTIONS:
+                return Refusal("too many operations")
             if sum(p.cost for p in profiles) > self.limits.max_nodes:
                 return Refusal("the kernel would be too large")
         rows = {
@@ -387,6 +399,8 @@ class Stitcher:
             return Refusal("its result is also needed elsewhere")
         if self.profiles[o].kind is not Kind.POINTWISE:
             return Refusal("a reduction would be repeated for each element that reads it")
+        if contractions and _narrows(o):
+            return Refusal("a contraction reads operands of half types from memory")
         reuse = max(a.reuse for _, a in uses) * len(uses)
         cost = self.profiles[o].cost
         if contractions and (cost > CHEAP_PROLOGUE or reuse > 1.0):

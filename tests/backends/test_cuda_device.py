@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 import threading
 
 import numpy as np
@@ -176,37 +177,67 @@ def test_layouts_of_products(cuda, form):
     assert np.allclose(np.asarray(exe.run(values)[0]), x @ y, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("dtype", [nl.float16, nl.bfloat16], ids=lambda d: d.name)
+@pytest.mark.parametrize("dtype", [nl.float32, nl.float16, nl.bfloat16], ids=lambda d: d.name)
 @pytest.mark.parametrize("weights_layout", ["HWIO", "OIHW"])
 @pytest.mark.parametrize("strides", [1, 2])
 def test_convolutions_by_the_library(cuda, dtype, weights_layout, strides):
     graph = nl.Graph()
     shape = (3, 3, 32, 48) if weights_layout == "HWIO" else (48, 32, 3, 3)
-    x = graph.placeholder((4, 15, 16, 32), dtype)
+    x = graph.placeholder((36, 15, 16, 32), dtype)
     w, b = graph.placeholder(shape, dtype), graph.placeholder((48,), dtype)
     y = nl.conv2d(
         x, w, padding="same", strides=strides, data_layout="NHWC", weights_layout=weights_layout
     )
-    y = (y + b).relu()
-    gradients = graph.gradients(y, [x, w])
-    targets = [y, gradients[x], gradients[w]]
-    feeds = [x, w, b]
+    seed = graph.placeholder(y.type.static_shape, dtype)
+    # A mask in between would turn rounding near zero into large differences.
+    gradients = graph.gradients(y, [x, w], seed=seed)
+    targets = [(y + b).relu(), gradients[x], gradients[w]]
+    feeds = [x, w, b, seed]
     rng = np.random.default_rng(2)
-    values = [
-        (rng.standard_normal(t.type.static_shape) * 0.25).astype(dtype.numpy) for t in feeds
-    ]
+    values = [(rng.standard_normal(t.type.static_shape) * 0.25).astype(dtype.numpy) for t in feeds]
     types = {t: t.type for t in feeds}
     exe = graph.compile(types, targets, device="cuda")
     found = exe.run(values)
     wanted = graph.compile(types, targets, device="cpu").run(values)
     calls = [c for c in exe.program.commands if isinstance(c, LibraryCall)]
-    libraries = cuda.libraries.get("cudnn")
-    assert libraries is None or calls
+    assert cuda.libraries.get("cudnn") is None or calls
     for f, t in zip(found, wanted, strict=True):
         one, other = np.asarray(f).astype(np.float64), np.asarray(t).astype(np.float64)
         size = float(np.sqrt(np.mean(other**2)))
-        limit = 2e-2 if dtype is nl.float16 else 1e-1
+        limit = {"float32": 2e-5, "float16": 1e-2, "bfloat16": 6e-2}[dtype.name]
         assert np.abs(one - other).max() <= limit * max(size, 1.0)
+
+
+@pytest.mark.parametrize("steps", ["gelu", "silu times y", "y then relu"])
+def test_large_products_take_their_epilogue_along(cuda, steps):
+    if cuda.libraries.get("cudnn") is None:
+        pytest.skip("without cuDNN")
+    graph = nl.Graph()
+    a, b = (
+        graph.placeholder((2048, 4096), nl.bfloat16),
+        graph.placeholder((4096, 2048), nl.bfloat16),
+    )
+    c, y = graph.placeholder((2048,), nl.bfloat16), graph.placeholder((2048, 2048), nl.bfloat16)
+    t = nl.matmul(a, b) + c
+    out = {"gelu": nl.gelu(t), "silu times y": nl.silu(t) * y, "y then relu": (t + y).relu()}[steps]
+    feeds = [a, b, c] if steps == "gelu" else [a, b, c, y]
+    rng = np.random.default_rng(3)
+    values = [
+        (rng.standard_normal(t.type.static_shape, np.float32) * 0.2).astype(nl.bfloat16.numpy)
+        for t in feeds
+    ]
+    exe = graph.compile({t: t.type for t in feeds}, [out], device="cuda")
+    assert [c.function for c in exe.program.commands] == ["cudnn.matmul"]
+    found = np.asarray(exe.run(values)[0])[:16].astype(np.float64)
+    x, w, shift, *more = (v.astype(np.float64) for v in values)
+    s = x[:16] @ w + shift
+    if steps == "gelu":
+        wanted = s * 0.5 * (1 + np.vectorize(math.erf)(s / math.sqrt(2)))
+    elif steps == "silu times y":
+        wanted = s / (1 + np.exp(-s)) * more[0][:16]
+    else:
+        wanted = np.maximum(s + more[0][:16], 0)
+    assert np.allclose(found, wanted, rtol=2e-2, atol=4e-2)
 
 
 def test_images(cuda):

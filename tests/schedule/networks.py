@@ -47,8 +47,9 @@ def commands(program: Program, kind: type[Command]) -> list[Command]:
 
 def gelu_of_primitives(x: nl.Tensor) -> nl.Tensor:
     """GeLU in its tanh form, as eight primitive operations."""
-    inner = (x + x**3.0 * 0.044715) * math.sqrt(2.0 / math.pi)
-    return x * (inner.tanh() * 0.5 + 0.5)
+    scale = math.sqrt(2.0 / math.pi)
+    inner = (x * x * (0.044715 * scale) + scale) * x
+    return (inner.tanh() + 1.0) * x * 0.5
 
 
 class Digits:

@@ -15,9 +15,9 @@ from niello.backends.cpu.render_loops import share, unravel
 from niello.backends.cpu.render_memory import address, pick, to_memory
 from niello.backends.cpu.render_types import vector_bytes
 from niello.backends.cpu.vectors import Emitter, Scope
-from niello.codegen.access import cost, lane_bytes, store_roots
+from niello.codegen.access import cost, lane_bytes, loads, store_roots
 from niello.kernel.bounds import affine
-from niello.kernel.ir import Range, Store
+from niello.kernel.ir import Range, Store, free_ranges
 
 _MOST_POINTS = 4
 _BODY = 80  # cost of all points together above which writing them out takes too much code
@@ -39,10 +39,13 @@ def strands_of(em: Emitter, ranges: Sequence[Range], stores: Sequence[Store]) ->
     if any(s.gate is not None for s in stores):
         return None
     width = vector_bytes(em.target) // lane_bytes([s.value for s in stores])
+    gates = [x.gate for x in loads(roots) if x.gate is not None]
     for short in ranges:
         if not 2 <= short.extent <= _MOST_POINTS or short.extent * cost(roots) > _BODY:
             continue
         for lanes in ranges:
+            if any(lanes in free_ranges(g) for g in gates):
+                continue  # every second or third element under a mask would be gathered
             fits = lanes.extent >= 2 * width and width > 1
             if fits and all(
                 affine(s.index).stride(short) == 1 and affine(s.index).stride(lanes) == short.extent

@@ -73,7 +73,7 @@ class _Nest:
 
     def write(self, thread: Value, threads: Value) -> int:
         em, lanes = self.em, self.lanes
-        em.planned = frozenset(node for p in self.this.phases for node, _ in p.reductions)
+        em.expect((node for p in self.this.phases for node, _ in p.reductions), self.roots)
         scope = Scope()
         em.hoist(self.roots, scope, this_ranges(self.this))
         outer = [r for r in self.this.ranges if r is not lanes.range]

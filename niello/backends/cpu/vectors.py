@@ -18,7 +18,7 @@ from niello.backends.cpu.render_types import register_type
 from niello.codegen.plan import Partial
 from niello.core.dtypes import DType, bool_, float32, int32, int64, uint32
 from niello.core.errors import CompilerBug
-from niello.core.nodes import walk
+from niello.core.nodes import Node, walk
 from niello.kernel.bounds import interval
 from niello.kernel.ir import (
     ArgReduce,
@@ -127,8 +127,8 @@ class Emitter:
         self.partial_pointers: dict[Param, Value] = {}
         self.partial_step: Value | None = None
         self.partial_threads: Value | None = None
-        # Reductions that a phase of the nest will find: nothing may evaluate them before it.
-        self.planned: frozenset[Expr] = frozenset()
+        # What needs reductions that a phase of the nest will find, with those: see `expect`.
+        self._awaited: dict[Node, frozenset[Node]] = {}
 
     # --- values
 
@@ -158,6 +158,8 @@ class Emitter:
         stack = [(e, frozenset(inner)) for e in exprs]
         while stack:
             node, bound = stack.pop()
+            # Only these matter below: whole sets would make one visit for each order of nesting.
+            bound = bound & free_ranges(node)
             if (node, bound) in seen or isinstance(node, (Const, Range)):
                 continue
             seen.add((node, bound))
@@ -173,11 +175,22 @@ class Emitter:
                     bound = bound | frozenset(node.ranges)
                 stack += [(c, bound) for c in node.children if isinstance(c, Expr)]
 
+    def expect(self, planned: Iterable[Expr], roots: Iterable[Expr]) -> None:
+        """Phases will find the reductions `planned` in `roots`: hoisting must not do so before."""
+        wanted = frozenset(planned)
+        self._awaited = {}
+        for node in walk(roots) if wanted else ():
+            below = [self._awaited[c] for c in node.children if c in self._awaited]
+            own = [frozenset((node,))] if node in wanted else []
+            if below or own:
+                self._awaited[node] = frozenset().union(*below, *own)
+
     def _waits(self, expr: Expr, scope: Scope) -> bool:
         """Whether an expression needs a reduction that its phase has not found yet."""
-        if not self.planned or scope.find(expr) is not None:
+        awaited = self._awaited.get(expr)
+        if awaited is None or scope.find(expr) is not None:
             return False
-        return any(n in self.planned and scope.find(n) is None for n in walk([expr]))  # type: ignore[arg-type]
+        return any(scope.find(n) is None for n in awaited)  # type: ignore[arg-type]
 
     def _evaluate(self, expr: Expr, scope: Scope, wide: bool) -> Value:
         find = scope.find if wide else scope.find_scalar

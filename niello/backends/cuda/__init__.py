@@ -9,23 +9,42 @@ from niello.core import dtypes
 from niello.runtime.target import Backend, Claim, Device, Limits
 
 _HALVES = frozenset((dtypes.float16, dtypes.bfloat16))
+_FUSED = (
+    "any order", "add channel", "add full", "mul channel", "mul full",
+    "relu", "gelu", "gelu_tanh", "silu", "sigmoid", "tanh",
+)  # fmt: skip
 
 # `cost` is the number of multiply-adds from which a call pays: below, a generated kernel that does
-# the neighbouring operations too is faster.
+# the neighbouring operations too is faster. Products with an epilogue that cuBLASLt lacks go to
+# cuDNN when they are large, because it compiles a kernel for each, which takes half a second.
 CLAIMS = (
     Claim(
         trait="product",
         dtypes=frozenset((*_HALVES, dtypes.float32, dtypes.float64)),
-        epilogue=("bias", "relu"),
+        epilogue=("add channel", "relu"),
         function="cublaslt.matmul",
         cost=4096,
     ),
     Claim(
+        trait="product",
+        dtypes=_HALVES,
+        epilogue=_FUSED,
+        function="cudnn.matmul",
+        cost=1 << 34,
+    ),
+    Claim(
         trait="window",
         dtypes=_HALVES,
-        epilogue=("bias", "relu"),
+        epilogue=_FUSED,
         function="cudnn.convolution",
         cost=1 << 20,
+    ),
+    Claim(
+        trait="window",
+        dtypes=frozenset((dtypes.float32,)),
+        epilogue=("add channel", "relu"),
+        function="cudnn.convolution",
+        cost=1 << 26,
     ),
 )
 

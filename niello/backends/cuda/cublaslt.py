@@ -29,12 +29,10 @@ _LAYOUT_BATCH, _LAYOUT_BATCH_STRIDE = 5, 6
 _PREFERENCE_WORKSPACE = 1
 _PREFERENCE_ALIGNMENTS = (5, 6, 7, 8)
 _EPILOGUES = {
-    ("", False): 1,
-    ("relu", False): 2,
-    ("", True): 4,
-    ("relu", True): 6,
-    ("gelu_tanh", False): 32,
-    ("gelu_tanh", True): 36,
+    (): 1,
+    ("relu",): 2,
+    ("add channel",): 4,
+    ("add channel", "relu"): 6,
 }
 _TRANSPOSED = 1
 
@@ -121,7 +119,7 @@ class _Plan:
     """Descriptors and the chosen algorithm of one product."""
 
     def __init__(self, api: Any, handle: Any, a: dict[str, Any], address: int) -> None:
-        dtype, out = a["dtype"], a["out_dtype"]
+        dtype = a["dtype"]
         double = dtype == "float64"
         scalar = ctypes.c_double if double else ctypes.c_float
         self.scalars = (scalar(1), scalar(0))
@@ -141,14 +139,13 @@ class _Plan:
             self._set(_DESC_TRANSA, ctypes.c_int32(_TRANSPOSED))
         if a_t:
             self._set(_DESC_TRANSB, ctypes.c_int32(_TRANSPOSED))
-        epilogue = _EPILOGUES[a["epilogue"], a["bias"]]
-        self._set(_DESC_EPILOGUE, ctypes.c_uint32(epilogue))
-        if a["bias"]:
+        self._set(_DESC_EPILOGUE, ctypes.c_uint32(_EPILOGUES[a["epilogue"]]))
+        if "add channel" in a["epilogue"]:
             # The address that counts is set for each call; choosing an algorithm wants one too.
             self._set(_DESC_BIAS, ctypes.c_uint64(address))
         self.b = self._layout(dtype, *((k, n) if b_t else (n, k)), b_ld, batch, b_step)
         self.a = self._layout(dtype, *((m, k) if a_t else (k, m)), a_ld, batch, a_step)
-        self.c = self._layout(out, n, m, c_ld, batch, c_step)
+        self.c = self._layout(dtype, n, m, c_ld, batch, c_step)
         self.heuristic = self._choose(handle)
 
     def _check(self, name: str, status: int) -> None:

@@ -1,4 +1,4 @@
-"""Convolutions by cuDNN's graph interface, with bias and ReLU in the same kernel.
+"""Convolutions and large products by cuDNN's graph interface, with what follows in the same kernel.
 
 cuDNN wants weights with the input channels innermost. Weights that lie otherwise are brought into
 that order in memory of the call's own first (gradients of weights: out of it afterwards); they are
@@ -8,9 +8,11 @@ small beside the data.
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import importlib
 import math
-from collections.abc import Sequence
+import time
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +21,7 @@ from niello.backends.cuda.libraries import attributes_of
 from niello.core.errors import BackendUnavailable, DeviceError
 from niello.runtime.buffer import Buffer
 from niello.runtime.commands import LibraryCall
+from niello.runtime.disk_cache import compiled_code
 
 if TYPE_CHECKING:
     from niello.backends.cuda.device import CudaDevice
@@ -27,6 +30,32 @@ if TYPE_CHECKING:
 Dims = tuple[tuple[int, ...], tuple[int, ...]]  # sizes and strides
 
 _THREADS = 256
+_KINDS = {"float16": "HALF", "bfloat16": "BFLOAT16", "float32": "FLOAT"}
+_BYTES = {"float16": 2, "bfloat16": 2, "float32": 4}
+_ACTIVATIONS = {
+    "relu": "relu",
+    "gelu": "gelu",
+    "gelu_tanh": "gelu_approx_tanh",
+    "silu": "swish",
+    "sigmoid": "sigmoid",
+    "tanh": "tanh",
+}
+# Kinds of arithmetic that float32 convolutions must not use: all that rounds more than float32 does.
+_COARSE = (
+    "TENSOR_CORE",
+    "DOWN_CONVERT_INPUTS",
+    "REDUCED_PRECISION_REDUCTION",
+    "FFT",
+    "WINOGRAD",
+    "WINOGRAD_TILE_4x4",
+    "WINOGRAD_TILE_6x6",
+    "WINOGRAD_TILE_13x13",
+)
+# Plans that are timed before one is chosen, for work that is worth it.
+_TRIED = 4
+_LARGE = 1 << 30  # multiply-adds
+_TURNS = 5
+
 # Element i of dense memory against the element with the same coordinates in strided memory.
 _PERMUTE = """
 struct Shape { int size[4]; long long stride[4]; };
@@ -38,11 +67,19 @@ __device__ long long place(Shape s, int i) {
   }
   return at;
 }
-extern "C" __global__ void gather(const unsigned short* from, unsigned short* to, Shape s, int n) {
+extern "C" __global__ void gather2(const unsigned short* from, unsigned short* to, Shape s, int n) {
   int i = blockIdx.x * blockDim.x + threadIdx.x;
   if (i < n) to[i] = from[place(s, i)];
 }
-extern "C" __global__ void scatter(const unsigned short* from, unsigned short* to, Shape s, int n) {
+extern "C" __global__ void scatter2(const unsigned short* from, unsigned short* to, Shape s, int n) {
+  int i = blockIdx.x * blockDim.x + threadIdx.x;
+  if (i < n) to[place(s, i)] = from[i];
+}
+extern "C" __global__ void gather4(const unsigned* from, unsigned* to, Shape s, int n) {
+  int i = blockIdx.x * blockDim.x + threadIdx.x;
+  if (i < n) to[i] = from[place(s, i)];
+}
+extern "C" __global__ void scatter4(const unsigned* from, unsigned* to, Shape s, int n) {
   int i = blockIdx.x * blockDim.x + threadIdx.x;
   if (i < n) to[place(s, i)] = from[i];
 }
@@ -55,12 +92,13 @@ class _Shape(ctypes.Structure):
 
 @dataclass(frozen=True)
 class Plan:
-    """A built graph: its tensors by role, and the bytes that it works in."""
+    """A built graph, which of its plans to use, its tensors by role, and the bytes it works in."""
 
     graph: Any
+    index: int
     tensors: dict[str, Any]
     workspace: int
-    weights: Dims  # as the graph takes them
+    weights: Dims | None  # as the graph takes them; None for products
 
 
 class Cudnn:
@@ -83,7 +121,7 @@ class Cudnn:
         self._workspace: Buffer | None = None
 
     def refusal(self, command: LibraryCall) -> str:
-        """Why a convolution cannot run; empty when it can."""
+        """Why a call cannot run; empty when it can."""
         try:
             self._plan(command)
         except DeviceError as error:
@@ -91,21 +129,18 @@ class Cudnn:
         return ""
 
     def player(self, command: LibraryCall, buffers: Sequence[Where]) -> Play:
-        """Queues a convolution: its two operands, the bias if there is one, and the result."""
+        """Queues a call: its two operands, the other values of the epilogue, and the result."""
         a = attributes_of(command)
         plan = self._plan(command)
-        first, second, *middle, result = buffers
-        roles = {
-            "forward": {"x": first, "w": second, "y": result},
-            "data": {"y": first, "w": second, "x": result},
-            "weights": {"y": first, "x": second, "w": result},
-        }[a["kind"]]
-        if middle:
-            roles["bias"] = middle[0]
+        names = {"forward": "xwy", "data": "ywx", "weights": "yxw", "product": "abc"}[a["kind"]]
+        roles = {names[0]: buffers[0], names[1]: buffers[1], names[2]: buffers[-1]}
+        for number, where in enumerate(buffers[2:-1]):
+            roles[f"other{number}"] = where
         workspace = self._work(plan.workspace)
         dense = None
-        if a["w"] != plan.weights:
-            dense = self._device.allocate(2 * math.prod(a["w"][0]))
+        size = _BYTES[a["dtype"]]
+        if plan.weights is not None and a["w"] != plan.weights:
+            dense = self._device.allocate(size * math.prod(a["w"][0]))
         fixed = {} if dense is None else {"w": dense.handle}
         moving = [(plan.tensors[n], w) for n, w in roles.items() if n not in fixed]
         still = {plan.tensors[n]: address for n, address in fixed.items()}
@@ -114,12 +149,16 @@ class Cudnn:
 
         def play(stream: Any, handles: Sequence[int]) -> None:
             if dense is not None and before:
-                self._move("gather", stream, roles["w"].address(handles), dense.handle, a["w"])
+                weights = roles["w"].address(handles)
+                self._move(f"gather{size}", stream, weights, dense.handle, a["w"])
             self._on(stream)
             pack = {**still, **{t: w.address(handles) for t, w in moving}}
-            plan.graph.execute(pack, workspace.handle, handle=self._handle)
+            plan.graph.execute_plan_at_index(
+                pack, workspace.handle, plan.index, handle=self._handle
+            )
             if dense is not None and after:
-                self._move("scatter", stream, dense.handle, roles["w"].address(handles), a["w"])
+                weights = roles["w"].address(handles)
+                self._move(f"scatter{size}", stream, dense.handle, weights, a["w"])
 
         return play
 
@@ -136,7 +175,7 @@ class Cudnn:
         return self._workspace
 
     def _plan(self, command: LibraryCall) -> Plan:
-        key = command.attributes
+        key = (command.function, command.attributes)
         found = self._plans.get(key)
         if found is not None:
             return found
@@ -147,55 +186,81 @@ class Cudnn:
             except Exception as error:
                 # The interface raises errors of many classes for what it does not support.
                 self._refused[key] = f"cuDNN has no plan: {_first_line(error)}"
-        raise DeviceError("cudnn.convolution", self._refused[key])
+        raise DeviceError(command.function, self._refused[key])
 
     def _build(self, a: dict[str, Any]) -> Plan:
         api = self._api
-        kind = getattr(api.data_type, {"float16": "HALF", "bfloat16": "BFLOAT16"}[a["dtype"]])
-        graph = api.pygraph(
-            io_data_type=kind,
-            intermediate_data_type=api.data_type.FLOAT,
-            compute_data_type=api.data_type.FLOAT,
-            handle=self._handle,
-        )
-        weights = _channels_innermost(a["w"][0])
-
-        def tensor(name: str, dims: Dims) -> Any:
-            return graph.tensor(name=name, dim=list(dims[0]), stride=list(dims[1]), data_type=kind)
-
-        window = {
-            "pre_padding": list(a["before"]),
-            "post_padding": list(a["after"]),
-            "stride": list(a["strides"]),
-            "dilation": list(a["dilations"]),
-        }
-        tensors: dict[str, Any] = {}
-        if a["kind"] == "forward":
-            tensors = {"x": tensor("x", a["x"]), "w": tensor("w", weights)}
-            value = graph.conv_fprop(image=tensors["x"], weight=tensors["w"], **window)
-            role, dims = "y", a["y"]
-        elif a["kind"] == "data":
-            tensors = {"y": tensor("y", a["y"]), "w": tensor("w", weights)}
-            value = graph.conv_dgrad(loss=tensors["y"], filter=tensors["w"], **window)
-            role, dims = "x", a["x"]
+        draft = _Draft(api, self._handle, a)
+        graph = draft.graph
+        graph.validate()
+        graph.build_operation_graph()
+        graph.create_execution_plans([api.heur_mode.A, api.heur_mode.FALLBACK])
+        if a["dtype"] == "float32":
+            notes = [getattr(api.numerical_note, n, None) for n in _COARSE]
+            graph.deselect_numeric_notes([n for n in notes if n is not None])
+        graph.check_support()
+        key = hashlib.sha256(
+            repr(("cudnn", self.version, self._device.arch, sorted(a.items()))).encode()
+        ).hexdigest()
+        known = compiled_code().get(key)
+        if known is not None:
+            index = int(known)
+            graph.build_plan_at_index(index)
         else:
-            tensors = {"y": tensor("y", a["y"]), "x": tensor("x", a["x"])}
-            value = graph.conv_wgrad(image=tensors["x"], loss=tensors["y"], **window)
-            role, dims = "w", weights
-        if a["kind"] != "forward":
-            value.set_dim(list(dims[0]))
-        if a["bias"]:
-            channels = dims[0][1]
-            tensors["bias"] = tensor(
-                "bias", ((1, channels, 1, 1), (channels, 1, channels, channels))
-            )
-            value = graph.bias(input=value, bias=tensors["bias"])
-        if a["epilogue"] == "relu":
-            value = graph.relu(input=value)
-        value.set_output(True).set_data_type(kind).set_dim(list(dims[0])).set_stride(list(dims[1]))
-        tensors[role] = value
-        graph.build([api.heur_mode.A, api.heur_mode.FALLBACK])
-        return Plan(graph, tensors, int(graph.get_workspace_size()), weights)
+            index = self._choose(draft, _TRIED if _multiply_adds(a) >= _LARGE else 1)
+            compiled_code().put(key, str(index).encode())
+        workspace = int(graph.get_workspace_size_plan_at_index(index))
+        return Plan(graph, index, draft.tensors, workspace, draft.weights)
+
+    def _choose(self, draft: _Draft, most: int) -> int:
+        """The fastest of the first plans that can be built; just the first when most is 1."""
+        graph = draft.graph
+        best, chosen, built, problem = math.inf, -1, 0, "there are none"
+        device = self._device
+        memory: dict[Any, Buffer] = {}
+        for index in range(graph.get_execution_plan_count()):
+            try:
+                graph.build_plan_at_index(index)
+            except Exception as error:
+                problem = _first_line(error)
+                continue
+            built += 1
+            if most == 1:
+                return index
+            if not memory:
+                memory = {t: device.allocate(draft.sizes[n]) for n, t in draft.tensors.items()}
+                self._pretend(memory.values())
+            pack = {t: b.handle for t, b in memory.items()}
+            workspace = self._work(int(graph.get_workspace_size_plan_at_index(index)))
+            with device.lock:
+                seconds = self._time(graph, index, pack, workspace.handle)
+            if seconds < best:
+                best, chosen = seconds, index
+            if built == most:
+                break
+        if chosen < 0:
+            raise DeviceError("cuDNN", problem)
+        return chosen
+
+    def _pretend(self, buffers: Iterable[Buffer]) -> None:
+        """Fill buffers with numbers around 1, in halves and in float32 alike."""
+        driver, stream = self._device.driver, self._device.stream
+        for b in buffers:
+            answer = driver.api.cuMemsetD16Async(b.handle, 0x3F80, b.bytes // 2, stream)
+            driver.check("cuMemsetD16Async", answer)
+
+    def _time(self, graph: Any, index: int, pack: dict[Any, int], workspace: int) -> float:
+        self._on(self._device.stream)
+        best = math.inf
+        for turn in range(3):
+            self._device.synchronize()
+            started = time.perf_counter()
+            for _ in range(_TURNS):
+                graph.execute_plan_at_index(pack, workspace, index, handle=self._handle)
+            self._device.synchronize()
+            if turn:
+                best = min(best, time.perf_counter() - started)
+        return best
 
     def _move(self, name: str, stream: Any, source: int, target: int, strided: Dims) -> None:
         """Permute weights between [O, H, W, I] order and another."""
@@ -204,7 +269,7 @@ class Cudnn:
         if function is None:
             (cubin,) = nvrtc.compile_sources([_PERMUTE], self._device.arch)
             module = driver.check("cuModuleLoadData", driver.api.cuModuleLoadData(cubin))
-            for entry in ("gather", "scatter"):
+            for entry in ("gather2", "scatter2", "gather4", "scatter4"):
                 answer = driver.api.cuModuleGetFunction(module, entry.encode())
                 self._permute[entry] = driver.check("cuModuleGetFunction", answer)
             function = self._permute[name]
@@ -214,15 +279,113 @@ class Cudnn:
             (ctypes.c_longlong * 4)(*(strided[1][i] for i in order)),
         )
         count = math.prod(strided[0])
-        values = (source, target, shape, count)
-        kinds = (ctypes.c_void_p, ctypes.c_void_p, None, ctypes.c_int)
-        words = [v if k is None else k(v) for v, k in zip(values, kinds, strict=True)]
+        words = (ctypes.c_void_p(source), ctypes.c_void_p(target), shape, ctypes.c_int(count))
         pointers = (ctypes.c_void_p * 4)(*(ctypes.addressof(w) for w in words))
         blocks = -(-count // _THREADS)
         answer = driver.api.cuLaunchKernel(
             function, blocks, 1, 1, _THREADS, 1, 1, 0, stream, ctypes.addressof(pointers), 0
         )
         driver.check(f"launch of {name}", answer)
+
+
+class _Draft:
+    """A graph under construction."""
+
+    def __init__(self, api: Any, handle: Any, a: dict[str, Any]) -> None:
+        self.kind = getattr(api.data_type, _KINDS[a["dtype"]])
+        self.graph = api.pygraph(
+            io_data_type=self.kind,
+            intermediate_data_type=api.data_type.FLOAT,
+            compute_data_type=api.data_type.FLOAT,
+            handle=handle,
+        )
+        self.element = _BYTES[a["dtype"]]
+        self.tensors: dict[str, Any] = {}
+        self.sizes: dict[str, int] = {}
+        self.weights = None if a["kind"] == "product" else _channels_innermost(a["w"][0])
+        value, role, dims = self._product(a) if a["kind"] == "product" else self._window(a)
+        value = self._epilogue(value, a, dims)
+        value.set_output(True).set_data_type(self.kind)
+        value.set_dim(list(dims[0])).set_stride(list(dims[1]))
+        self._known(role, value, dims)
+
+    def _known(self, name: str, tensor: Any, dims: Dims) -> Any:
+        self.tensors[name] = tensor
+        span = 1 + sum((d - 1) * s for d, s in zip(*dims, strict=True))
+        self.sizes[name] = self.element * max(span, math.prod(dims[0]))
+        return tensor
+
+    def _input(self, name: str, dims: Dims) -> Any:
+        tensor = self.graph.tensor(
+            name=name, dim=list(dims[0]), stride=list(dims[1]), data_type=self.kind
+        )
+        return self._known(name, tensor, dims)
+
+    def _product(self, a: dict[str, Any]) -> tuple[Any, str, Dims]:
+        batch, m, n, k = a["batch"], a["m"], a["n"], a["k"]
+
+        def matrix(name: str, rows: int, columns: int, form: tuple[bool, int, int]) -> Any:
+            transposed, pitch, step = form
+            strides = (1, pitch) if transposed else (pitch, 1)
+            whole = step or pitch * (columns if transposed else rows)
+            return self._input(name, ((batch, rows, columns), (whole, *strides)))
+
+        value = self.graph.matmul(A=matrix("a", m, k, a["a"]), B=matrix("b", k, n, a["b"]))
+        pitch, step = a["c"]
+        return value, "c", ((batch, m, n), (step or pitch * m, pitch, 1))
+
+    def _window(self, a: dict[str, Any]) -> tuple[Any, str, Dims]:
+        assert self.weights is not None
+        window = {
+            "pre_padding": list(a["before"]),
+            "post_padding": list(a["after"]),
+            "stride": list(a["strides"]),
+            "dilation": list(a["dilations"]),
+        }
+        graph, put = self.graph, self._input
+        if a["kind"] == "forward":
+            value = graph.conv_fprop(
+                image=put("x", a["x"]), weight=put("w", self.weights), **window
+            )
+            return value, "y", a["y"]
+        if a["kind"] == "data":
+            value = graph.conv_dgrad(loss=put("y", a["y"]), filter=put("w", self.weights), **window)
+            role, dims = "x", a["x"]
+        else:
+            value = graph.conv_wgrad(image=put("x", a["x"]), loss=put("y", a["y"]), **window)
+            role, dims = "w", self.weights
+        value.set_dim(list(dims[0]))
+        return value, role, dims
+
+    def _epilogue(self, value: Any, a: dict[str, Any], dims: Dims) -> Any:
+        """The steps after the sum, see schedule/claims.py."""
+        number = 0
+        for step in a["epilogue"]:
+            word, _, layout = step.partition(" ")
+            if not layout:
+                value = getattr(self.graph, _ACTIVATIONS[word])(input=value)
+                continue
+            there = dims if layout == "full" else _vector(dims)
+            other = self._input(f"other{number}", there)
+            number += 1
+            value = getattr(self.graph, word)(a=value, b=other)
+        return value
+
+
+def _vector(dims: Dims) -> Dims:
+    """A vector along the channels of a result: axis 1 of [N, C, H, W], the last of [B, M, N]."""
+    axis = 1 if len(dims[0]) == 4 else 2
+    size = dims[0][axis]
+    return (
+        tuple(size if i == axis else 1 for i in range(len(dims[0]))),
+        tuple(1 if i == axis else size for i in range(len(dims[0]))),
+    )
+
+
+def _multiply_adds(a: dict[str, Any]) -> int:
+    if a["kind"] == "product":
+        return int(a["batch"] * a["m"] * a["n"] * a["k"])
+    return int(math.prod(a["y"][0]) * math.prod(a["w"][0][1:]))
 
 
 def _channels_innermost(sizes: tuple[int, ...]) -> Dims:

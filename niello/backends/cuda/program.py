@@ -76,7 +76,11 @@ class CudaProgram:
         size = max((_scratch_bytes(k) for k in self._rendered.values()), default=0)
         self._scratch = device.allocate(size) if size else None
         self._steps = [self._step(c) for c in program.commands]
-        self._predicated = any(s.predicate is not None for s in self._steps)
+        calls = any(isinstance(c, LibraryCall) for c in program.commands)
+        # One kernel is launched as fast as a graph of it; one library call is not.
+        self._worth_a_graph = (calls or len(self._steps) > 1) and all(
+            s.predicate is None for s in self._steps
+        )
         self._graphs: OrderedDict[tuple[int, ...], Any] = OrderedDict()
         self._seen: OrderedDict[tuple[int, ...], None] = OrderedDict()
         self._capturing: Any = None
@@ -243,7 +247,7 @@ class CudaProgram:
 
     def _first_runs(self, key: tuple[int, ...]) -> Any:
         """A graph when these buffers came before; otherwise None, and the run is queued."""
-        if not self._predicated and len(self._steps) > 1 and self._seen.pop(key, 0) is None:
+        if self._worth_a_graph and self._seen.pop(key, 0) is None:
             graph = self._graphs[key] = self._capture(key)
             while len(self._graphs) > GRAPHS:
                 _, old = self._graphs.popitem(last=False)

@@ -257,6 +257,23 @@ class CudaDialect(CStyle):
     def gated_line(self, reg: Reg, name: str, gate: str, text: str) -> str:
         return f"const {_TYPES[reg]} {name} = {gate} ? {text} : {self.literal(0, reg)};"
 
+    def load_shared(
+        self, array: str, reg: Reg, index: str, width: int, name: str
+    ) -> tuple[list[str], list[str]]:
+        if reg is not Reg.F32 or width not in (2, 4):
+            return super().load_shared(array, reg, index, width, name)
+        line = f"const float{width} {name} = *(const float{width}*)({array} + {index});"
+        return [line], [f"{name}.{c}" for c in "xyzw"[:width]]
+
+    def multiply_add(self, dtype: DType, reg: Reg, a: str, b: str, total: str) -> str:
+        if reg is Reg.F32:
+            return f"fmaf({a}, {b}, {total})"
+        if reg is Reg.F64:
+            return f"fma({a}, {b}, {total})"
+        if reg is Reg.BOOL:
+            return f"({total} || ({a} && {b}))"
+        return self.scalar("add", dtype, reg, [total, self.scalar("mul", dtype, reg, [a, b])])
+
     # --- threads
     def barrier_line(self) -> str:
         return "__syncthreads();"
@@ -267,7 +284,7 @@ class CudaDialect(CStyle):
         return f"__shfl_xor_sync(0xffffffffu, {value.text}, {mask})"
 
     def shared_line(self, name: str, reg: Reg, elements: int) -> str:
-        return f"__shared__ {_TYPES[reg]} {name}[{elements}];"
+        return f"__shared__ __align__(16) {_TYPES[reg]} {name}[{elements}];"
 
     def loop(self, name: str, start: str, stop: str, step: str) -> str:
         return f"for (int {name} = {start}; {name} < {stop}; {name} += {step}) {{"

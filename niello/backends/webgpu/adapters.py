@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+from functools import cache
 from typing import Any
 
 from niello.core.config import WEBGPU_ADAPTER
@@ -56,7 +57,8 @@ def load_wgpu() -> Any:
     return wgpu
 
 
-def adapters() -> list[Any]:
+@cache
+def adapters() -> tuple[Any, ...]:
     """The adapters of this machine that can be used, in order of preference."""
     wgpu = load_wgpu()
     try:
@@ -66,7 +68,7 @@ def adapters() -> list[Any]:
             "webgpu", f"the adapters cannot be listed: {error}", advice="Update the driver"
         ) from error
     usable = [a for a in found if a.info["backend_type"] in _APIS]
-    return sorted(usable, key=_rank)
+    return tuple(sorted(usable, key=_rank))
 
 
 def _rank(adapter: Any) -> int:

@@ -7,8 +7,11 @@ wait.
 from __future__ import annotations
 
 import dataclasses
+import os
 import threading
-from collections.abc import Callable, Iterator
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
@@ -34,6 +37,8 @@ Render = Callable[[Kernel, GpuTarget], GpuKernel]
 _DLPACK_WEBGPU = 15
 # Runs that may wait in the queue; more would only hold memory.
 _QUEUED_RUNS = 64
+# Pipelines kept for programs to come; those of a program that lives are kept by its plans.
+_PIPELINES = 4096
 
 
 class WebGpuDevice:
@@ -53,8 +58,7 @@ class WebGpuDevice:
         # Command lists of several threads must not mix: a program's scratch memory is shared.
         self.lock = threading.RLock()
         self._layouts: dict[tuple[str, ...], tuple[Any, Any]] = {}
-        self._pipelines: dict[tuple[str, str], Any] = {}
-        self._modules: dict[str, Any] = {}
+        self._pipelines: OrderedDict[tuple[str, str], Any] = OrderedDict()
         self._pool = BlockPool(self._create, self.limits["max-buffer-size"])
         self._transfers = Transfers(self)
         self._queued = 0
@@ -193,17 +197,52 @@ class WebGpuDevice:
         return None
 
     # --- what programs and transfers use
+    def build(self, kernels: Sequence[GpuKernel]) -> None:
+        """Make the pipelines of kernels, several at once: wgpu works without the interpreter's
+        lock. Raises CompilerBug with the source that was refused."""
+        with self.lock:
+            wanted = {
+                (k.source, x.entry): (STORAGE,) * len(x.arguments)
+                for k in kernels
+                for x in k.launches
+                if (k.source, x.entry) not in self._pipelines
+            }
+            sources = list(dict.fromkeys(source for source, _ in wanted))
+            for bindings in wanted.values():
+                self.layout(bindings)
+
+            def make(source: str) -> dict[tuple[str, str], Any]:
+                with self.guarded("compile", source):
+                    module = self.gpu.create_shader_module(code=source)
+                    return {
+                        key: self.gpu.create_compute_pipeline(
+                            layout=self.layout(bindings)[1],
+                            compute={"module": module, "entry_point": key[1]},
+                        )
+                        for key, bindings in wanted.items()
+                        if key[0] == source
+                    }
+
+            if len(sources) < 2:
+                made = [make(s) for s in sources]
+            else:
+                with ThreadPoolExecutor(min(len(sources), os.cpu_count() or 1)) as pool:
+                    made = list(pool.map(make, sources))
+            for pipelines in made:
+                self._pipelines.update(pipelines)
+            while len(self._pipelines) > _PIPELINES:
+                self._pipelines.popitem(last=False)
+
     def pipeline(self, source: str, entry: str, bindings: tuple[str, ...]) -> Any:
         """The compute pipeline of an entry point whose bindings 0, 1, ... are of these types."""
-        found = self._pipelines.get((source, entry))
+        key = (source, entry)
+        found = self._pipelines.get(key)
         if found is None:
-            layout = self.layout(bindings)[1]
             with self.guarded("compile", source):
-                module = self._modules.get(source)
-                if module is None:
-                    module = self._modules[source] = self.gpu.create_shader_module(code=source)
-                found = self._pipelines[source, entry] = self.gpu.create_compute_pipeline(
-                    layout=layout, compute={"module": module, "entry_point": entry}
+                module = self.gpu.create_shader_module(code=source)
+                found = self._pipelines[key] = self.gpu.create_compute_pipeline(
+                    layout=self.layout(bindings)[1],
+                    compute={"module": module, "entry_point": entry},
                 )
         return found
 

@@ -79,6 +79,9 @@ class BlockPool(HostPool):
         super().__init__(limit=physical_memory() if limit is None else limit)
         self._create = create
         self._largest = largest
+        # The collector may finalize a cycle that holds a value, and wgpu's buffer with it, at the
+        # moment when the value's block comes back here: buffers end only when this pool says so.
+        self._alive: dict[int, Any] = {}
 
     def _new_block(self, capacity: int, asked: int) -> Block:  # type: ignore[override]
         if self._current + self._cached + capacity > self._limit:
@@ -86,23 +89,31 @@ class BlockPool(HostPool):
         if capacity > self._largest or self._current + capacity > self._limit:
             raise self._full(asked)
         try:
-            return Block(self._create(capacity), capacity)
+            return self._made(capacity)
         except OutOfMemory:
             self._drop_cache()
         try:
-            return Block(self._create(capacity), capacity)
+            return self._made(capacity)
         except OutOfMemory:
             raise self._full(asked) from None
+
+    def _made(self, capacity: int) -> Block:
+        block = Block(self._create(capacity), capacity)
+        self._alive[block.number] = block.buffer
+        return block
+
+    def _end(self, block: Block) -> None:
+        self._alive.pop(block.number).destroy()
 
     def _drop_cache(self) -> None:
         for blocks in self._free.values():
             for block in blocks:
-                block.buffer.destroy()  # type: ignore[attr-defined]
+                self._end(block)  # type: ignore[arg-type]
         super()._drop_cache()
 
     def _drop_oldest(self) -> None:
         capacity = min((b for b in self._free if self._free[b]), key=self._oldest)
-        self._free[capacity].pop(0).buffer.destroy()  # type: ignore[attr-defined]
+        self._end(self._free[capacity].pop(0))  # type: ignore[arg-type]
         self._cached -= capacity
 
     def _full(self, asked: int) -> NielloError:

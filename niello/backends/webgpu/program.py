@@ -44,6 +44,7 @@ class WebGpuProgram:
         for command in program.commands:
             if isinstance(command, Dispatch):
                 check(command, kernels[key_of(program, command)], device.limits)
+        device.build(list(kernels.values()))
         size = max((scratch_starts(k)[1] for k in kernels.values()), default=0)
         self.scratch = device.allocate(size) if size else None
         self._planner = Planner(self)

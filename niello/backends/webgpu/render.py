@@ -38,6 +38,7 @@ TARGET = GpuTarget(
     lane_bytes=4,
     most_lanes=4,
     chunks=1,
+    tile_side=4,
     shared_bytes=16 << 10,
     most_blocks=65535,
     most_buffers=8,
@@ -365,6 +366,13 @@ class WgslDialect(CStyle):
     def gated_line(self, reg: Reg, name: str, gate: str, text: str) -> str:
         # The initial value is spelled out: without it, a loop may keep the last one.
         return f"var {name}: {_TYPES[reg]} = {_ZEROS[reg]}; if ({gate}) {{ {name} = {text}; }}"
+
+    def multiply_add(self, dtype: DType, reg: Reg, a: str, b: str, total: str) -> str:
+        if reg is Reg.F32:
+            return f"fma({a}, {b}, {total})"
+        if reg is Reg.BOOL:
+            return f"({total} || ({a} && {b}))"
+        return self.scalar("add", dtype, reg, [total, self.scalar("mul", dtype, reg, [a, b])])
 
     # --- threads
     def barrier_line(self) -> str:

@@ -115,6 +115,20 @@ class Dialect(ABC):
     def gated_line(self, reg: Reg, name: str, gate: str, text: str) -> str:
         """Define a name as `text` where the gate holds, which is not evaluated elsewhere, or zero."""
 
+    def load_shared(
+        self, array: str, reg: Reg, index: str, width: int, name: str
+    ) -> tuple[list[str], list[str]]:
+        """Lines that read neighbouring elements of a shared array, and the text of each."""
+        names = [f"{name}_{n}" for n in range(width)]
+        lines = [
+            self.constant_line(reg, x, f"{array}[{index} + {n}]") for n, x in enumerate(names)
+        ]
+        return lines, names
+
+    @abstractmethod
+    def multiply_add(self, dtype: DType, reg: Reg, a: str, b: str, total: str) -> str:
+        """total + a * b; integers may leave a dtype that is narrower than the register."""
+
     # --- threads
     @abstractmethod
     def barrier_line(self) -> str:

@@ -98,6 +98,19 @@ class NestWriter:
         ]
 
     @property
+    def shared(self) -> dict[str, tuple[Reg, int]]:
+        """The arrays that the threads of a block share."""
+        return self.team.shared
+
+    @shared.setter
+    def shared(self, arrays: dict[str, tuple[Reg, int]]) -> None:
+        self.team.shared = arrays
+
+    def describe(self) -> str:
+        """For the dump."""
+        return self.mapping.describe()
+
+    @property
     def blocks(self) -> int:
         """Blocks that the nest takes."""
         return -(-self.units.chunk.extent // self.mapping.units_per_block(self.threads))

@@ -8,15 +8,17 @@ from dataclasses import dataclass
 
 from niello.codegen.gpu.blocks import Block, Scope
 from niello.codegen.gpu.c_style import CStyle
+from niello.codegen.gpu.contract import Contraction
 from niello.codegen.gpu.expressions import Emitter
 from niello.codegen.gpu.kernel import Argument, GpuKernel, Launch
 from niello.codegen.gpu.nests import NestWriter, inline_reduce
 from niello.codegen.gpu.phases import Nest
 from niello.codegen.gpu.registers import Reg
 from niello.codegen.gpu.scatter import Scatter, ScatterWriter
-from niello.codegen.gpu.stages import SCRATCH_SLOT, Stages, stages_of
+from niello.codegen.gpu.stages import SCRATCH_SLOT, Part, Stages, stages_of
 from niello.codegen.gpu.target import GpuTarget
 from niello.codegen.gpu.teams import map_nest, threads_wanted
+from niello.codegen.gpu.tiles import TileWriter, contraction_writer
 from niello.codegen.transcendental import Native, expand
 from niello.core.errors import LimitExceeded
 from niello.kernel.ir import Kernel, Param
@@ -50,10 +52,10 @@ def render(
     base = _identifier(kernel.name)
     entries: list[Entry] = []
     notes: list[str] = []
-    for n, level in enumerate(stages.levels):
+    for parts in _launches(stages):
+        n = dialect.stage = len(entries)
         name = base if n == 0 else f"{base}_{n}"
-        dialect.stage = n
-        entry, said = _entry(name, level, dialect, target)
+        entry, said = _entry(name, parts, dialect, target)
         entries.append(entry)
         notes += [f"{name}: {x}" for x in said]
     launches = tuple(_launch(e, target) for e in entries)
@@ -72,8 +74,19 @@ def _identifier(name: str) -> str:
     return f"k_{plain}" if plain else "k"
 
 
+def _launches(stages: Stages) -> list[list[Part]]:
+    """What each launch does, in order: a contraction has one for itself."""
+    found: list[list[Part]] = []
+    for level in stages.levels:
+        together = [x for x in level if not isinstance(x, Contraction)]
+        found += [[x] for x in level if isinstance(x, Contraction)]
+        if together:
+            found.append(together)
+    return found
+
+
 def _entry(
-    name: str, level: Sequence[Nest | Scatter], dialect: CStyle, target: GpuTarget
+    name: str, level: Sequence[Part], dialect: CStyle, target: GpuTarget
 ) -> tuple[Entry, list[str]]:
     """The entry point that runs the nests of a level, each on blocks of its own."""
     em = Emitter(dialect, inline_reduce, dialect.stage)
@@ -82,15 +95,16 @@ def _entry(
     ]
     mappings = dict(mapped)
     threads = threads_wanted(mapped, target)
-    writers: list[NestWriter | ScatterWriter] = []
-    notes = []
+    writers: list[NestWriter | ScatterWriter | TileWriter] = []
     for x in level:
-        if isinstance(x, Scatter):
+        if isinstance(x, Contraction):
+            writers.append(contraction_writer(em, x, target))
+            threads = writers[-1].threads
+        elif isinstance(x, Scatter):
             writers.append(ScatterWriter(em, x, target, threads))
-            notes.append(writers[-1].describe())  # type: ignore[union-attr]
         else:
             writers.append(NestWriter(em, x, mappings[x], target, threads))
-            notes.append(mappings[x].describe())
+    notes = [w.describe() for w in writers]
     total = sum(w.blocks for w in writers)
     grid = _grid(total, target)
     root = Block(1)
@@ -101,8 +115,7 @@ def _entry(
     for n, writer in enumerate(writers):
         alone = len(writers) == 1 and covered == total
         inner = scope if alone else scope.inner(closed=True)
-        if isinstance(writer, NestWriter):
-            writer.team.shared = shared
+        writer.shared = shared
         writer.write(inner, f"(block - {first})" if first else "block")
         first += writer.blocks
         if not alone:

@@ -48,6 +48,7 @@ class ScatterWriter:
         self.em = em
         self.scatter = scatter
         self.threads = threads
+        self.shared: dict[str, tuple[Reg, int]] = {}
         store = scatter.store
         self.columns = columns_of(store, scatter.ranges)
         self.width = 1 if self.columns is None else self.columns.extent

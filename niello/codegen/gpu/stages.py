@@ -13,12 +13,22 @@ from dataclasses import dataclass, field
 
 from niello.codegen.access import body_of, store_roots
 from niello.codegen.collapse import collapse_reductions, rename
-from niello.codegen.gpu.phases import Nest, Phase, lanes_over_units, nest_of
+from niello.codegen.gpu.contract import (
+    Contraction,
+    as_reduction,
+    can_finish,
+    contraction_of,
+    in_parts,
+    part_count,
+    worth_tiles,
+)
+from niello.codegen.gpu.phases import Nest, lanes_over_units, nest_of
 from niello.codegen.gpu.scatter import Scatter
 from niello.codegen.gpu.target import GpuTarget
+from niello.codegen.gpu.tiles import choose_tile, parts_for
 from niello.codegen.plan import collapse_stores
 from niello.codegen.rows import level_of, placed, replace
-from niello.core.dtypes import compute_dtype, int32, int64
+from niello.core.dtypes import int32, int64
 from niello.core.nodes import Node, transform, walk
 from niello.kernel.build import ravel, unravel
 from niello.kernel.ir import (
@@ -42,14 +52,17 @@ _SMALL = 1 << 15  # points for which another launch costs more than it brings
 _LEAST_PART = 2048  # points of a part of a split reduction
 
 
+Part = Nest | Scatter | Contraction
+
+
 @dataclass
 class Stages:
     """Levels of nests, and the scratch buffers they exchange results through."""
 
-    levels: list[list[Nest | Scatter]] = field(default_factory=list)
+    levels: list[list[Part]] = field(default_factory=list)
     scratch: list[Param] = field(default_factory=list)
 
-    def add(self, level: int, nest: Nest | Scatter) -> None:
+    def add(self, level: int, nest: Part) -> None:
         """Put a nest into a level."""
         while len(self.levels) <= level:
             self.levels.append([])
@@ -78,12 +91,11 @@ class _Planner:
 
     def run(self, kernel: Kernel) -> Stages:
         groups: dict[tuple[Range, ...], list[Store]] = {}
-        memo: dict[Node, Node] = {}
+        memo: dict[Expr, Expr] = {}
         for store in kernel.stores:
             if any(r.extent == 0 for r in store.ranges):
                 continue
-            value = transform(store.value, _as_reduction, memo)
-            value = collapse_reductions(value)  # type: ignore[arg-type]
+            value = collapse_reductions(_without_small_contracts(store.value), memo)
             changed = Store(store.param, store.ranges, store.index, value, store.gate, store.combine)
             groups.setdefault(store.ranges, []).append(changed)
         for ranges, stores in groups.items():
@@ -107,6 +119,9 @@ class _Planner:
 
     def group(self, ranges: tuple[Range, ...], stores: Sequence[Store], level: int = 0) -> int:
         """Plan stores over common ranges, not before a level; returns the level they are in."""
+        contracts = _contracts(store_roots(stores))
+        if contracts:
+            return self._contract(ranges, list(stores), contracts, level)
         found = placed(store_roots(stores), ranges)
         partial = [r for r in found if free_ranges(r) < frozenset(ranges)]
         units = self._units(ranges, stores, partial) if partial else ranges
@@ -121,6 +136,47 @@ class _Planner:
         joined = self._joining(units) if units != ranges else []
         self.result.add(level, nest_of(units, stores, joined))
         return level
+
+    # --- contractions
+    def _contract(
+        self,
+        ranges: tuple[Range, ...],
+        stores: list[Store],
+        contracts: Sequence[Contract],
+        level: int,
+    ) -> int:
+        """Plan stores that need contractions: as an epilogue, or after them."""
+        if len(contracts) == 1 and can_finish(contracts[0], ranges, stores):
+            return self._tiles(contracts[0], ranges, stores, level)
+        last = level
+        chosen: dict[Node, Node] = {}
+        for node in contracts:
+            free = free_ranges(node)
+            own = tuple(r for r in ranges if r in free)
+            own += tuple(sorted(free - frozenset(own), key=lambda r: r.name))
+            made: dict[tuple[Range, ...], list[Store]] = {}
+            chosen[node] = self._written(own, node, made)
+            last = max(last, self._tiles(node, own, made[own], level))
+        return self.group(ranges, [replace(s, chosen) for s in stores], last + 1)  # type: ignore[misc]
+
+    def _tiles(
+        self, node: Contract, ranges: tuple[Range, ...], stores: Sequence[Store], level: int
+    ) -> int:
+        """Plan one contraction with its epilogue, in parts of k where the device would idle."""
+        whole = contraction_of(node, ranges, stores)
+        tile = choose_tile(whole, self.target)
+        parts = part_count(whole, parts_for(whole, tile, self.target), tile.step)
+        if parts < 2:
+            self.result.add(level, whole)
+            return level
+        results = math.prod(r.extent for r in ranges)
+        buffer = self.result.buffer(whole.result, parts * results)
+        piece = in_parts(whole, parts, buffer, tile.step)
+        self.result.add(level, piece)
+        assert piece.part is not None
+        total = Reduce("add", (piece.part,), Load(buffer, piece.stores[0].index, None))
+        final = [replace(s, {whole.result: total}) for s in whole.stores]
+        return self.group(ranges, final, level + 1)  # type: ignore[arg-type]
 
     # --- rows
     def _units(
@@ -287,14 +343,22 @@ def _part_size(extent: int, parts: int) -> int:
     return -(-size // unit) * unit
 
 
-def _as_reduction(node: Node) -> Node:
-    """A contraction as a sum of products."""
-    if not isinstance(node, Contract):
-        return node
-    dtype = compute_dtype(node.dtype)
-    body = fn("mul", cast(node.a, dtype), cast(node.b, dtype))
-    total = Reduce("add", node.ranges, body) if node.ranges else body
-    return cast(total, node.dtype)
+def _without_small_contracts(value: Expr) -> Expr:
+    """Contractions that tiles do not suit, or that stand inside another, as sums of products."""
+    outer = set(_contracts([value]))
+    # Inner ones first: `transform` meets operands before what is made from them.
+    kept: dict[Node, Node] = {c: c.with_children(_all_as_reductions) for c in outer}
+    return transform(value, as_reduction, kept)  # type: ignore[return-value]
+
+
+def _all_as_reductions(node: Node) -> Node:
+    return transform(node, as_reduction)
+
+
+def _contracts(roots: Sequence[Expr]) -> list[Contract]:
+    """Contractions worth tiles that are reached without going through another of them."""
+    wanted = frozenset(n for n in walk(roots) if isinstance(n, Contract) and worth_tiles(n))
+    return _outermost(roots, wanted)  # type: ignore[arg-type,return-value]
 
 
 def _outermost(roots: Sequence[Expr], wanted: frozenset[Expr]) -> list[Expr]:
@@ -312,6 +376,3 @@ def _outermost(roots: Sequence[Expr], wanted: frozenset[Expr]) -> list[Expr]:
         else:
             stack.extend(c for c in node.children if isinstance(c, Expr))
     return found
-
-
-__all__ = ["SCRATCH_SLOT", "Nest", "Phase", "Stages", "stages_of", "walk"]
