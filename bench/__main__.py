@@ -10,7 +10,7 @@ from pathlib import Path
 
 from bench import machine
 
-TOPICS = ("limits", "elementwise", "contraction", "training", "overhead")
+TOPICS = ("limits", "elementwise", "contraction", "training", "overhead", "command_buffers")
 TOLERATED_CORES = 0.1
 NEED_PEAK = {"limits", "contraction", "training"}
 

@@ -23,7 +23,7 @@ def copy(bench: Bench) -> Contenders:
     source = bench.device.allocate(4 * ELEMENTS)
     target = bench.device.allocate(4 * ELEMENTS)
     device = bench.device
-    return {"copy": (lambda: device._copy(target.handle, source.handle, 4 * ELEMENTS), None)}
+    return {"copy": (lambda: device.copy(target.handle, source.handle, 4 * ELEMENTS), None)}
 
 
 def gelu(bench: Bench) -> Contenders:

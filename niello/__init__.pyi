@@ -5,6 +5,14 @@ from typing import Any as _Any
 from niello.backends import available as available_devices
 from niello.backends import device as device
 from niello.backends import names as device_names
+from niello.backends.inventory import DeviceRecord as DeviceRecord
+from niello.backends.inventory import default_device as default_device
+from niello.backends.inventory import devices as devices
+from niello.backends.inventory import memory_stats as memory_stats
+from niello.backends.inventory import release_memory as release_memory
+from niello.backends.inventory import reset_peak_memory as reset_peak_memory
+from niello.backends.inventory import set_threads as set_threads
+from niello.backends.inventory import thread_count as thread_count
 from niello.core import errors as errors
 from niello.core.dtypes import DType as DType
 from niello.core.dtypes import bfloat16 as bfloat16
@@ -28,102 +36,114 @@ from niello.graph.tensor import Tensor as Tensor
 from niello.graph.tensor import Variable as Variable
 from niello.graph.text import parse_graph as parse_graph
 from niello.graph.text import print_graph as print_graph
-from niello.ops.activation import gelu as gelu
-from niello.ops.activation import leaky_relu as leaky_relu
-from niello.ops.activation import softshrink as softshrink
-from niello.ops.binary import divide as divide
-from niello.ops.binary import divide_no_nan as divide_no_nan
-from niello.ops.binary import power as power
+from niello.runtime.command_buffer import CommandBuffer as CommandBuffer
+from niello.runtime.command_buffer import CommandStatus as CommandStatus
+from niello.runtime.command_queue import CommandQueue as CommandQueue
+from niello.runtime.event import SharedEvent as SharedEvent
+from niello.runtime.predicate import Predicate as Predicate
+from niello.runtime.target import CompileOptions as CompileOptions
+from niello.runtime.tensor_data import TensorData as TensorData
+from niello import precision as precision
+from niello.ops.optimiser import adam as adam
+from niello.ops.optimiser import adamw as adamw
+from niello.ops.extremes import all as all
+from niello.ops.extremes import any as any
+from niello.ops.extremes import argmax as argmax
+from niello.ops.extremes import argmin as argmin
+from niello.ops.pooling import average_pool2d as average_pool2d
+from niello.ops.normalisation import batch_norm as batch_norm
+from niello.ops.normalisation import batch_norm_training as batch_norm_training
+from niello.ops.loss import binary_cross_entropy as binary_cross_entropy
 from niello.ops.broadcast import broadcast_like as broadcast_like
 from niello.ops.broadcast import broadcast_to as broadcast_to
-from niello.ops.broadcast import sum_to_like as sum_to_like
-from niello.ops.broadcast import tile as tile
 from niello.ops.cast import cast as cast
+from niello.ops.select import clamp as clamp
 from niello.ops.concat import concat as concat
-from niello.ops.concat import split as split
-from niello.ops.concat import stack as stack
-from niello.ops.concat import unstack as unstack
 from niello.ops.convolve import conv2d as conv2d
 from niello.ops.convolve import conv2d_data_gradient as conv2d_data_gradient
 from niello.ops.convolve import conv2d_weights_gradient as conv2d_weights_gradient
 from niello.ops.convolve import conv_transpose2d as conv_transpose2d
 from niello.ops.convolve import depthwise_conv2d as depthwise_conv2d
+from niello.ops.binary import divide as divide
+from niello.ops.binary import divide_no_nan as divide_no_nan
 from niello.ops.dropout import dropout as dropout
-from niello.ops.extremes import all as all
-from niello.ops.extremes import any as any
-from niello.ops.extremes import argmax as argmax
-from niello.ops.extremes import argmin as argmin
-from niello.ops.extremes import max as max
-from niello.ops.extremes import min as min
-from niello.ops.indexing import gather as gather
-from niello.ops.indexing import gather_along_axis as gather_along_axis
-from niello.ops.indexing import one_hot as one_hot
-from niello.ops.loss import binary_cross_entropy as binary_cross_entropy
-from niello.ops.loss import hinge as hinge
-from niello.ops.loss import huber as huber
-from niello.ops.loss import mean_squared_error as mean_squared_error
-from niello.ops.loss import sigmoid_cross_entropy as sigmoid_cross_entropy
-from niello.ops.loss import softmax_cross_entropy as softmax_cross_entropy
-from niello.ops.matmul import matmul as matmul
-from niello.ops.normalisation import batch_norm as batch_norm
-from niello.ops.normalisation import batch_norm_training as batch_norm_training
-from niello.ops.normalisation import group_norm as group_norm
-from niello.ops.normalisation import instance_norm as instance_norm
-from niello.ops.normalisation import layer_norm as layer_norm
-from niello.ops.normalisation import normalise as normalise
-from niello.ops.normalisation import rms_norm as rms_norm
-from niello.ops.optimiser import adam as adam
-from niello.ops.optimiser import adamw as adamw
-from niello.ops.optimiser import momentum as momentum
-from niello.ops.optimiser import rmsprop as rmsprop
-from niello.ops.optimiser import sgd as sgd
-from niello.ops.pad import pad as pad
-from niello.ops.philox import random_state as random_state
-from niello.ops.pooling import average_pool2d as average_pool2d
-from niello.ops.pooling import global_average_pool as global_average_pool
-from niello.ops.pooling import global_max_pool as global_max_pool
-from niello.ops.pooling import max_pool2d as max_pool2d
-from niello.ops.random import random_bits as random_bits
-from niello.ops.random import random_integers as random_integers
-from niello.ops.random import random_normal as random_normal
-from niello.ops.random import random_truncated_normal as random_truncated_normal
-from niello.ops.random import random_uniform as random_uniform
-from niello.ops.reduce import mean as mean
-from niello.ops.reduce import prod as prod
-from niello.ops.reduce import sum as sum
 from niello.ops.reshape import expand_dims as expand_dims
 from niello.ops.reshape import flatten as flatten
 from niello.ops.reshape import flatten_axes as flatten_axes
-from niello.ops.reshape import reshape as reshape
-from niello.ops.reshape import reshape_like as reshape_like
-from niello.ops.reshape import shape_of as shape_of
-from niello.ops.reshape import size as size
-from niello.ops.reshape import squeeze as squeeze
-from niello.ops.reshape import unflatten as unflatten
-from niello.ops.select import clamp as clamp
-from niello.ops.select import where as where
-from niello.ops.slice import slice as slice
-from niello.ops.slice import slice_update as slice_update
+from niello.ops.indexing import gather as gather
+from niello.ops.indexing import gather_along_axis as gather_along_axis
+from niello.ops.activation import gelu as gelu
+from niello.ops.pooling import global_average_pool as global_average_pool
+from niello.ops.pooling import global_max_pool as global_max_pool
+from niello.ops.normalisation import group_norm as group_norm
+from niello.ops.loss import hinge as hinge
+from niello.ops.loss import huber as huber
+from niello.ops.subscript import index as index
+from niello.ops.normalisation import instance_norm as instance_norm
+from niello.ops.normalisation import layer_norm as layer_norm
+from niello.ops.activation import leaky_relu as leaky_relu
 from niello.ops.softmax import log_softmax as log_softmax
 from niello.ops.softmax import logsumexp as logsumexp
-from niello.ops.softmax import softmax as softmax
-from niello.ops.statistics import standard_deviation as standard_deviation
-from niello.ops.statistics import variance as variance
-from niello.ops.subscript import index as index
+from niello.ops.matmul import matmul as matmul
+from niello.ops.extremes import max as max
+from niello.ops.pooling import max_pool2d as max_pool2d
+from niello.ops.reduce import mean as mean
+from niello.ops.loss import mean_squared_error as mean_squared_error
+from niello.ops.extremes import min as min
+from niello.ops.optimiser import momentum as momentum
+from niello.ops.normalisation import normalise as normalise
+from niello.ops.indexing import one_hot as one_hot
+from niello.ops.pad import pad as pad
+from niello.ops.binary import power as power
+from niello.ops.reduce import prod as prod
+from niello.ops.random import random_bits as random_bits
+from niello.ops.random import random_integers as random_integers
+from niello.ops.random import random_normal as random_normal
+from niello.ops.philox import random_state as random_state
+from niello.ops.random import random_truncated_normal as random_truncated_normal
+from niello.ops.random import random_uniform as random_uniform
+from niello.ops.reshape import reshape as reshape
+from niello.ops.reshape import reshape_like as reshape_like
 from niello.ops.transpose import reverse as reverse
+from niello.ops.normalisation import rms_norm as rms_norm
+from niello.ops.optimiser import rmsprop as rmsprop
+from niello.ops.optimiser import sgd as sgd
+from niello.ops.reshape import shape_of as shape_of
+from niello.ops.loss import sigmoid_cross_entropy as sigmoid_cross_entropy
+from niello.ops.reshape import size as size
+from niello.ops.slice import slice as slice
+from niello.ops.slice import slice_update as slice_update
+from niello.ops.softmax import softmax as softmax
+from niello.ops.loss import softmax_cross_entropy as softmax_cross_entropy
+from niello.ops.activation import softshrink as softshrink
+from niello.ops.concat import split as split
+from niello.ops.reshape import squeeze as squeeze
+from niello.ops.concat import stack as stack
+from niello.ops.statistics import standard_deviation as standard_deviation
+from niello.ops.reduce import sum as sum
+from niello.ops.broadcast import sum_to_like as sum_to_like
 from niello.ops.transpose import swap_axes as swap_axes
+from niello.ops.broadcast import tile as tile
 from niello.ops.transpose import transpose as transpose
-from niello.runtime.target import CompileOptions as CompileOptions
-from niello.runtime.tensor_data import TensorData as TensorData
+from niello.ops.reshape import unflatten as unflatten
+from niello.ops.concat import unstack as unstack
+from niello.ops.statistics import variance as variance
+from niello.ops.select import where as where
 
 __version__: str
 
 __all__ = [
+    'CommandBuffer',
+    'CommandQueue',
+    'CommandStatus',
     'CompileOptions',
     'DType',
+    'DeviceRecord',
     'Executable',
     'Graph',
     'Operation',
+    'Predicate',
+    'SharedEvent',
     'Tensor',
     'TensorData',
     'TensorType',
@@ -168,9 +188,11 @@ __all__ = [
     'conv_transpose2d',
     'cos',
     'cosh',
+    'default_device',
     'depthwise_conv2d',
     'device',
     'device_names',
+    'devices',
     'divide',
     'divide_no_nan',
     'dropout',
@@ -240,6 +262,7 @@ __all__ = [
     'maximum',
     'mean',
     'mean_squared_error',
+    'memory_stats',
     'min',
     'minimum',
     'mish',
@@ -255,6 +278,7 @@ __all__ = [
     'parse_graph',
     'popcount',
     'power',
+    'precision',
     'prelu',
     'print_graph',
     'prod',
@@ -265,7 +289,9 @@ __all__ = [
     'random_truncated_normal',
     'random_uniform',
     'reciprocal',
+    'release_memory',
     'relu',
+    'reset_peak_memory',
     'reshape',
     'reshape_like',
     'reverse',
@@ -276,6 +302,7 @@ __all__ = [
     'rsqrt',
     'select',
     'selu',
+    'set_threads',
     'sgd',
     'shape_of',
     'sigmoid',
@@ -305,6 +332,7 @@ __all__ = [
     'swap_axes',
     'tan',
     'tanh',
+    'thread_count',
     'tile',
     'transpose',
     'trunc',

@@ -101,8 +101,8 @@ class LossScaler:
         their elements are finite (a bool scalar). Takes and returns a dict or a list."""
         call = opdef.functions()
         if isinstance(gradients, Mapping):
-            values, finite = self.unscale(list(gradients.values()))
-            return dict(zip(gradients, values, strict=True)), finite
+            values, sound = self.unscale(list(gradients.values()))
+            return dict(zip(gradients, values, strict=True)), sound
         if not gradients:
             raise AttributeValueError(
                 "LossScaler.unscale", "needs at least one gradient", received=repr(gradients)

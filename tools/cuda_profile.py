@@ -3,37 +3,26 @@
 from __future__ import annotations
 
 import sys
-import time
 
 import numpy as np
 
 import niello as nl
 from niello.executable.executable import Executable
 
-TURNS = 40
-
 
 def command_times(executable: Executable) -> list[tuple[str, float]]:
-    """(name, seconds) of each command, queued many times in a row on buffers of its own."""
+    """(name, seconds) of each command, measured alone on buffers of its own."""
     device = executable.device
     program = executable.program
     buffers = [device.allocate(max(size, 1)) for _, _, size in program.buffers()]
     for buffer in buffers:
         device.upload(buffer, 0, np.zeros(buffer.bytes, np.uint8))
-    handles = [b.handle for b in buffers]
+    seconds = executable.loaded.command_seconds([b.handle for b in buffers])
     found = []
-    for command, step in zip(program.commands, executable.loaded._steps, strict=True):
-        best = float("inf")
-        for _ in range(4):
-            device.synchronize()
-            started = time.perf_counter()
-            for _ in range(TURNS):
-                step.play(device.stream, handles)
-            device.synchronize()
-            best = min(best, (time.perf_counter() - started) / TURNS)
+    for command, each in zip(program.commands, seconds, strict=True):
         kernel = getattr(command, "kernel", None)
         name = getattr(command, "function", type(command).__name__.lower())
-        found.append((name if kernel is None else program.kernels[kernel].name, best))
+        found.append((name if kernel is None else program.kernels[kernel].name, each))
     return found
 
 

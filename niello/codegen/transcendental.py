@@ -81,6 +81,13 @@ FUNCTIONS: dict[str, Callable[..., Expr]] = {
 }
 
 
+# Shorter forms of the same values for vectors that have the scalar function "scalb".
+BY_SCALB: dict[str, Callable[..., Expr]] = {
+    "exp": exponential.exp_by_scalb,
+    "exp2": exponential.exp2_by_scalb,
+}
+
+
 def expand_expression(expr: Expr, native: Native, memo: dict[Node, Node] | None = None) -> Expr:
     """`expr` with its transcendental functions replaced where `native(name, dtype)` is false.
 

@@ -78,11 +78,25 @@ def exp(x: Expr) -> Expr:
     return _scale(horner(reduce_ln2(x, n), _EXP), biased)
 
 
+def exp_by_scalb(x: Expr) -> Expr:
+    """e^x, with the bits of `exp`, where scaling by a power of two is one instruction: 13."""
+    x = at_least(at_most(x, 89.0), -104.0)
+    n, _ = nearest(x, LOG2_E)
+    return fn("scalb", horner(reduce_ln2(x, n), _EXP), n)
+
+
 def exp2(x: Expr) -> Expr:
     """2^x. 17 instructions."""
     x = at_least(at_most(x, 128.25), -150.25)
     n, biased = nearest(x, 1.0, 254)
     return _scale(horner(x - n, _EXP2), biased)
+
+
+def exp2_by_scalb(x: Expr) -> Expr:
+    """2^x, with the bits of `exp2`, where scaling is one instruction: 11."""
+    x = at_least(at_most(x, 128.25), -150.25)
+    n, _ = nearest(x, 1.0)
+    return fn("scalb", horner(x - n, _EXP2), n)
 
 
 def two_to_sum(high: Expr, low: Expr) -> Expr:

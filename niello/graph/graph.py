@@ -30,6 +30,7 @@ class GraphDefinition:
         self._scopes: list[str] = []
         self._controls: list[tuple[Operation, ...]] = []
         self._constants: dict[Constant, Tensor] = {}
+        self._where = ""  # the line that operations made now stand for, when not the caller's
 
     # --- building
     def add(
@@ -42,7 +43,7 @@ class GraphDefinition:
         where: str | None = None,
     ) -> Operation:
         """Append an operation. Infers its output types; errors name the user's source line."""
-        line = user_line() if where is None else where
+        line = where if where is not None else self._where or user_line()
         for t in inputs:
             if t.graph is not self:
                 raise GraphError(
@@ -151,6 +152,44 @@ class GraphDefinition:
         if isinstance(value, (bool, int, float)) and dtype is not None:
             return self.constant(value, dtype)
         return self.constant(value)
+
+    # --- for passes
+    def reserve(self, operations: Iterable[Operation]) -> None:
+        """Keep the names of another graph's operations for their copies."""
+        for o in operations:
+            self._names.update(dict.fromkeys(_tensor_names(o.name, len(o.outputs)), 0))
+
+    def copy(
+        self,
+        operation: Operation,
+        op: Op,
+        inputs: Sequence[Tensor],
+        control_inputs: Iterable[Operation],
+    ) -> Operation:
+        """Another graph's operation, under the name that was reserved for it."""
+        for name in _tensor_names(operation.name, len(operation.outputs)):
+            self._names.pop(name, None)
+        scopes, self._scopes = self._scopes, []
+        try:
+            return self.add(
+                op,
+                inputs,
+                name=operation.name,
+                control_inputs=control_inputs,
+                where=operation.where,
+            )
+        finally:
+            self._scopes = scopes
+
+    @contextmanager
+    def in_place_of(self, operation: Operation) -> Iterator[None]:
+        """Operations made inside are named after the one they replace, and point at its line."""
+        scopes, where = self._scopes, self._where
+        self._scopes, self._where = [operation.name], operation.where
+        try:
+            yield
+        finally:
+            self._scopes, self._where = scopes, where
 
     # --- scopes
     @contextmanager

@@ -237,6 +237,8 @@ class _Parser:
             made = graph.add(op, inputs, name=names[0], control_inputs=controls, where="")
         except Exception as error:
             raise self.fail(f"{names[0]}: {type(error).__name__}: {error}") from error
+        if not all(isinstance(t.type, TensorType) for t in made.outputs):
+            raise self.fail(f"{names[0]}: an attribute has the wrong type")
         if made.name != names[0]:
             raise self.fail(f"{names[0]!r} is defined twice")
         if len(names) != max(len(made.outputs), 1):

@@ -350,6 +350,10 @@ def _np_mulhi(a: Any, b: Any) -> Any:
     return (wide >> np.uint64(32)).astype(np.uint32)
 
 
+def _np_scalb(x: Any, n: Any) -> Any:
+    return np.ldexp(x, np.nan_to_num(np.clip(n, -4096, 4096)).astype(np.int32))
+
+
 def _np_erf(x: Any) -> Any:
     x = np.asarray(x)
     return np.vectorize(math.erf, otypes=[x.dtype])(x)
@@ -380,6 +384,9 @@ SCALAR_FUNCTIONS: dict[str, ScalarFunction] = {
     "trunc": _f(np.trunc),
     "rint": _f(np.rint),  # half to even
     "copysign": _f(np.copysign, 2),
+    # x * 2^n for finite integers n held in a float, rounded once; made by expansions for targets that
+    # have it as an instruction, not by operations.
+    "scalb": _f(_np_scalb, 2),
     "exp": _f(np.exp),
     "exp2": _f(np.exp2),
     "expm1": _f(np.expm1),

@@ -55,20 +55,16 @@ class Rebuild:
         self.source = source
         self.graph = GraphDefinition(source.graph.name)
         self.graph.variable_states = source.graph.variable_states
+        self.graph.reserve(source.graph.operations)
         self.tensors: dict[Tensor, Tensor] = {}
         self.operations: dict[Operation, tuple[Operation, ...]] = {}
 
     def copy(
         self, operation: Operation, inputs: Sequence[Tensor], op: Op | None = None
     ) -> Operation:
-        """The same operation on other inputs."""
-        return self.graph.add(
-            operation.op if op is None else op,
-            inputs,
-            name=operation.name,
-            control_inputs=self.controls(operation),
-            where=operation.where,
-        )
+        """The same operation on other inputs, under its own name."""
+        made = operation.op if op is None else op
+        return self.graph.copy(operation, made, inputs, self.controls(operation))
 
     def controls(self, operation: Operation) -> list[Operation]:
         """Control inputs of an old operation, as operations of the new graph."""
@@ -78,7 +74,8 @@ class Rebuild:
         for operation in self.source.reachable():
             inputs = tuple(self.tensors[t] for t in operation.inputs)
             before = len(self.graph.operations)
-            outputs = visit(self, operation, inputs)
+            with self.graph.in_place_of(operation):
+                outputs = visit(self, operation, inputs)
             if outputs is None:
                 outputs = self.copy(operation, inputs).outputs
             made = tuple(self.graph.operations[before:])

@@ -36,8 +36,14 @@ class Encodable(Protocol):
     """What a command buffer encodes: an Executable."""
 
     device: Any
-    kernel_count: int
-    bytes_moved: int
+
+    @property
+    def kernel_count(self) -> int:
+        """Kernels of one run."""
+
+    @property
+    def bytes_moved(self) -> int:
+        """Bytes that the commands of one run read and write."""
 
     def prepare(self, inputs: Any, results: Sequence[Any] | None, *, zeroed: bool) -> Work:
         """Check inputs and results and give the results memory, filled with zeros if asked."""

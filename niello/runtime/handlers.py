@@ -13,7 +13,7 @@ def deliver(handler: Callable[..., Any], *arguments: Any) -> None:
     for the result of a handler, and later handlers must still be called."""
     try:
         handler(*arguments)
-    except Exception:
+    except BaseException:
         kind, error, trace = sys.exc_info()
         report = threading.ExceptHookArgs((kind, error, trace, threading.current_thread()))
         threading.excepthook(report)

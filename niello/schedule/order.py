@@ -115,8 +115,9 @@ class Order:
             if s.effect is not None:
                 kind = assigns if isinstance(s.effect.op, Assign) else ordered
                 kind.setdefault(s.effect.inputs[0], []).append(s)
-        for variable, writers in assigns.items():
+        for writers in assigns.values():
             self._chain(writers)
+        for variable, writers in assigns.items():
             fresh = ordered.get(variable, [])
             # An assignment may itself read the old value: of several, a later one needs a copy.
             readers = [s for s in self.steps if variable in s.reads and s not in fresh]

@@ -205,7 +205,7 @@ def test_handlers_see_the_buffer_in_order(queue):
 
 def test_errors_reach_handlers_and_waits_and_later_buffers_run(queue):
     seen = []
-    graph, v, step = counter()
+    _, v, step = counter()
     bad, good = queue.command_buffer(), queue.command_buffer()
     bad.add_completed_handler(lambda b, error: seen.append(error))
     bad.encode(failing(), [X])
@@ -529,7 +529,7 @@ def test_predicate_offsets(offset):
 
 
 def test_predicate_of_an_array():
-    with pytest.raises(AttributeValueError, match="TensorData.from_numpy"):
+    with pytest.raises(AttributeValueError, match=r"TensorData\.from_numpy"):
         nl.Predicate(np.zeros(1, np.int32))
 
 

@@ -18,6 +18,7 @@ from tests.contract.contract_cases import Case, cases, mismatch, operations, reg
 EMULATED = frozenset(("webgpu",))
 # Packed bytes, packed halves, words, pairs of words.
 KINDS_OF_ACCESS = frozenset((bool_, uint8, float16, int32, float32, int64))
+KINDS_OF_LANES = frozenset((bool_, uint8, float16, float32))
 CHUNK = 40  # cases per compilation: enough to share its cost, few enough to find a culprit
 
 
@@ -48,12 +49,12 @@ def refused_rightly(error: Exception, device: str) -> bool:
     return isinstance(error, UnsupportedDtype) and any(n in str(error) for n in missing)
 
 
-def thinned(chosen: list[Case], device: str, everything: bool) -> list[Case]:
+def thinned(chosen: list[Case], device: str, everything: bool, kinds: frozenset) -> list[Case]:
     """On a device that software emulates here, the dtypes that take different paths: all of them
     with `--everything`."""
     if everything or device not in EMULATED:
         return chosen
-    return [c for c in chosen if c.dtype in KINDS_OF_ACCESS] or chosen[:1]
+    return [c for c in chosen if c.dtype in kinds] or chosen[:1]
 
 
 def problems_of(group: list[Case], device: str, target: str = "host") -> list[str]:
@@ -80,7 +81,7 @@ def problems_of(group: list[Case], device: str, target: str = "host") -> list[st
 def test_backend_is_reference(name: str, device: str, everything: bool) -> None:
     supported = backend(device).limits.dtypes
     chosen = [c for c in cases(name) if all(t.dtype in supported for t in c.types)]
-    chosen = thinned(chosen, device, everything)
+    chosen = thinned(chosen, device, everything, KINDS_OF_ACCESS)
     assert chosen, f"{device} supports no dtype of {name}"
     problems = []
     for start in range(0, len(chosen), CHUNK):
@@ -106,7 +107,7 @@ def test_wide_elementwise_is_reference(
     """Samples are small: this is where whole vectors are computed, special values in every lane."""
     supported = backend(device).limits.dtypes
     chosen = [c for c in wide_cases(name, WIDE) if all(t.dtype in supported for t in c.types)]
-    chosen = thinned(chosen, device, everything)
+    chosen = thinned(chosen, device, everything, KINDS_OF_LANES)
     problems = problems_of(chosen, device, target)
     assert not problems, f"{len(problems)} problems\n" + "\n".join(problems[:12])
 

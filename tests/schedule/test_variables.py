@@ -164,6 +164,20 @@ def test_several_assignments_run_in_the_order_they_were_made(device: str) -> Non
 
 
 @each_device
+def test_the_order_of_assignments_comes_before_the_wish_for_no_copy(device: str) -> None:
+    """b's last assignment reads a's old value, yet must run after one that follows a's update."""
+    graph = nl.Graph()
+    a, b = graph.variable(counting()), graph.variable(ones(6))
+    first = a.assign(a - a)
+    with graph.control_dependencies([first]):
+        second = b.assign(b - b)
+    third = b.assign(a)
+    graph.run({}, [], [first, second, third], device=device)
+    np.testing.assert_array_equal(a.value, np.zeros(6))
+    np.testing.assert_array_equal(b.value, counting())
+
+
+@each_device
 def test_a_later_assignment_of_the_old_value(device: str) -> None:
     """The second assignment restores the value at the start, which the first one overwrote."""
     graph = nl.Graph()

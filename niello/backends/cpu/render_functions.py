@@ -6,7 +6,7 @@ of one shape) and returns the value of the result.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from niello.backends.cpu.jit import CpuTarget
 from niello.backends.cpu.llvm_text import (
@@ -15,12 +15,15 @@ from niello.backends.cpu.llvm_text import (
     constant,
     element_type,
     lanes,
+    mangle,
 )
 from niello.backends.cpu.render_types import has_rounding
 from niello.core.dtypes import DType, bool_
 from niello.core.errors import CompilerBug
 
 Handler = Callable[[Function, DType, list[Value]], Value]
+
+SCALED_IN_ONE = "<16 x float>"  # vectors that AVX-512 scales by powers of two in one instruction
 
 
 def emit_function(
@@ -31,6 +34,8 @@ def emit_function(
         return f.select(*args)
     if name in _ROUNDING and not has_rounding(target):
         return _round_by_hand(f, name, dtype, args[0])
+    if name == "scalb" and args[0].type == SCALED_IN_ONE and target.has("avx512f"):
+        return scalb_in_one(f, args)
     handler = _HANDLERS.get(name)
     if handler is None:
         return call_library(f, name, dtype, args)
@@ -245,6 +250,22 @@ def call_library(f: Function, name: str, dtype: DType, args: list[Value]) -> Val
     return result
 
 
+def _scalb(f: Function, dtype: DType, args: list[Value]) -> Value:
+    """x * 2^n through the library, lane by lane."""
+    x, n = args
+    integers = n.type.replace(element_type(n.type), "i32")
+    kind, whole = mangle(x.type), mangle(integers)
+    power = f.call(f"llvm.fptosi.sat.{whole}.{kind}", integers, [n])
+    return f.call(f"llvm.ldexp.{kind}.{whole}", x.type, [x, power])
+
+
+def scalb_in_one(f: Function, args: Sequence[Value]) -> Value:
+    """The same for 16 lanes of float with AVX-512: vscalefps."""
+    all_lanes, current_rounding = Value("-1", "i16"), Value("4", "i32")
+    operands = [*args, Value("zeroinitializer", args[0].type), all_lanes, current_rounding]
+    return f.call("llvm.x86.avx512.mask.scalef.ps.512", args[0].type, operands)
+
+
 _ROUNDING = ("floor", "ceil", "trunc", "rint")
 
 _HANDLERS: dict[str, Handler] = {
@@ -254,6 +275,7 @@ _HANDLERS: dict[str, Handler] = {
     "neg": _neg,
     "abs": _abs,
     "fma": _fma,
+    "scalb": _scalb,
     "min": _minmax("min"),
     "max": _minmax("max"),
     "truncmod": _float_truncmod,

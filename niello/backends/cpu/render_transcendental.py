@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from niello.backends.cpu.jit import CpuTarget
 from niello.backends.cpu.llvm_text import Module, Value, element_type, mangle
-from niello.backends.cpu.render_functions import call_library
-from niello.codegen.transcendental import FUNCTIONS
+from niello.backends.cpu.render_functions import SCALED_IN_ONE, call_library
+from niello.codegen.transcendental import BY_SCALB, FUNCTIONS
 from niello.core.dtypes import float32, int64
 from niello.core.errors import CompilerBug
 from niello.kernel import ir
@@ -40,5 +40,7 @@ def _write(module: Module, target: CpuTarget, name: str, symbol: str, type: str)
     em = Emitter(f, target, {}, emit_reduction)
     scope = Scope()
     scope.values.update(zip(_ARGUMENTS, f.arguments, strict=False))
-    result: Value = em.value(FUNCTIONS[name](*_ARGUMENTS[:arity]), scope)
+    scales = target.has("avx512f") and type == SCALED_IN_ONE
+    forms = {**FUNCTIONS, **BY_SCALB} if scales else FUNCTIONS
+    result: Value = em.value(forms[name](*_ARGUMENTS[:arity]), scope)
     f.ret(result)

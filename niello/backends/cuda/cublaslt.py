@@ -7,19 +7,26 @@ thinks in columns, so it is asked for the transposed product with the operands e
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import importlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from niello.backends.cuda.libraries import attributes_of
+from niello.backends.cuda.tuning import fastest, random_buffer
+from niello.core.dtypes import BY_NAME
 from niello.core.errors import BackendUnavailable, CompilerBug, DeviceError
 from niello.runtime.commands import LibraryCall
+from niello.runtime.disk_cache import compiled_code
 
 if TYPE_CHECKING:
     from niello.backends.cuda.device import CudaDevice
     from niello.backends.cuda.program import Play, Where
 
 WORKSPACE_BYTES = 64 << 20
+# Algorithms that are timed before one is chosen, for work that is worth it.
+_TRIED = 8
+_LARGE = 1 << 22  # multiply-adds
 
 # Numbers of the C headers: library_types.h, cublas_api.h, cublasLt.h.
 _DATA = {"float32": 0, "float64": 1, "float16": 2, "bfloat16": 14}
@@ -61,6 +68,7 @@ class CublasLt:
         if status:
             raise BackendUnavailable("cuda", f"cublasLtCreate failed with status {status}")
         self._workspace: Any = None
+        self._plans: dict[Any, _Plan] = {}
 
     def workspace(self) -> int:
         """Address of memory that calls use while they run; they run one after the other."""
@@ -71,48 +79,91 @@ class CublasLt:
     def refusal(self, command: LibraryCall) -> str:
         """Why a product cannot run; empty when it can."""
         try:
-            self._plan(attributes_of(command))
+            self._plan(command)
         except DeviceError as error:
             return error.problem
         return ""
 
     def player(self, command: LibraryCall, buffers: Sequence[Where]) -> Play:
         """Queues a product: operands a, b, the bias if there is one, and the result."""
-        plan = self._plan(attributes_of(command))
-        api, handle, workspace = self._api, self._handle, self.workspace()
+        plan = self._plan(command)
         first, second, *middle, result = buffers
-        one, zero = plan.scalars
-        run = api.cublasLtMatmul
 
         def play(stream: Any, handles: Sequence[int]) -> None:
-            c = ctypes.c_void_p(result.address(handles))
-            if middle:
-                _set(api, plan.descriptor, _DESC_BIAS, ctypes.c_uint64(middle[0].address(handles)))
-            status = run(
-                handle,
-                plan.descriptor,
-                ctypes.byref(one),
-                ctypes.c_void_p(second.address(handles)),
-                plan.b,
-                ctypes.c_void_p(first.address(handles)),
-                plan.a,
-                ctypes.byref(zero),
-                c,
-                plan.c,
-                c,
-                plan.c,
-                ctypes.byref(plan.heuristic.algorithm),
-                ctypes.c_void_p(workspace),
-                ctypes.c_size_t(WORKSPACE_BYTES),
-                ctypes.c_void_p(int(stream)),
+            self._run(
+                plan,
+                plan.heuristic,
+                stream,
+                [first.address(handles), second.address(handles), result.address(handles)],
+                middle[0].address(handles) if middle else None,
             )
-            if status:
-                raise DeviceError("cuda device", f"cublasLtMatmul failed with status {status}")
 
         return play
 
-    def _plan(self, a: dict[str, Any]) -> _Plan:
-        return _Plan(self._api, self._handle, a, self.workspace())
+    def _plan(self, command: LibraryCall) -> _Plan:
+        found = self._plans.get(command.attributes)
+        if found is None:
+            a = attributes_of(command)
+            found = _Plan(self._api, self._handle, a, self.workspace())
+            found.heuristic = self._chosen(found, a)
+            self._plans[command.attributes] = found
+        return found
+
+    def _chosen(self, plan: _Plan, a: dict[str, Any]) -> _Heuristic:
+        """The first algorithm that the library proposes, or for work that is worth it the fastest
+        of several, remembered on disk."""
+        proposals = plan.proposals(self._handle, _TRIED)
+        if len(proposals) == 1 or a["batch"] * a["m"] * a["n"] * a["k"] < _LARGE:
+            return proposals[0]
+        device = self._device
+        text = repr(("cublaslt", self.version, device.arch, sorted(a.items())))
+        key = hashlib.sha256(text.encode()).hexdigest()
+        known = compiled_code().get(key)
+        if known is not None and len(known) == ctypes.sizeof(_Heuristic):
+            return _Heuristic.from_buffer_copy(known)
+        memory = [random_buffer(device, size, a["dtype"]) for size in _sizes(a)]
+        *operands, bias = (b.handle for b in memory)
+        calls = [
+            lambda stream, h=h: self._run(plan, h, stream, operands, bias)  # type: ignore[misc]
+            for h in proposals
+        ]
+        best = proposals[fastest(device, calls)]
+        compiled_code().put(key, bytes(best))
+        return best
+
+    def _run(
+        self,
+        plan: _Plan,
+        algorithm: _Heuristic,
+        stream: Any,
+        operands: Sequence[int],
+        bias: int | None,
+    ) -> None:
+        api = self._api
+        first, second, result = operands
+        one, zero = plan.scalars
+        if bias is not None and plan.biased:
+            _set(api, plan.descriptor, _DESC_BIAS, ctypes.c_uint64(bias))
+        status = api.cublasLtMatmul(
+            self._handle,
+            plan.descriptor,
+            ctypes.byref(one),
+            ctypes.c_void_p(second),
+            plan.b,
+            ctypes.c_void_p(first),
+            plan.a,
+            ctypes.byref(zero),
+            ctypes.c_void_p(result),
+            plan.c,
+            ctypes.c_void_p(result),
+            plan.c,
+            ctypes.byref(algorithm.algorithm),
+            ctypes.c_void_p(self.workspace()),
+            ctypes.c_size_t(WORKSPACE_BYTES),
+            ctypes.c_void_p(int(stream)),
+        )
+        if status:
+            raise DeviceError("cuda device", f"cublasLtMatmul failed with status {status}")
 
 
 class _Plan:
@@ -140,13 +191,14 @@ class _Plan:
         if a_t:
             self._set(_DESC_TRANSB, ctypes.c_int32(_TRANSPOSED))
         self._set(_DESC_EPILOGUE, ctypes.c_uint32(_EPILOGUES[a["epilogue"]]))
-        if "add channel" in a["epilogue"]:
+        self.biased = "add channel" in a["epilogue"]
+        if self.biased:
             # The address that counts is set for each call; choosing an algorithm wants one too.
             self._set(_DESC_BIAS, ctypes.c_uint64(address))
         self.b = self._layout(dtype, *((k, n) if b_t else (n, k)), b_ld, batch, b_step)
         self.a = self._layout(dtype, *((m, k) if a_t else (k, m)), a_ld, batch, a_step)
         self.c = self._layout(dtype, n, m, c_ld, batch, c_step)
-        self.heuristic = self._choose(handle)
+        self.heuristic = _Heuristic()
 
     def _check(self, name: str, status: int) -> None:
         if status:
@@ -182,7 +234,8 @@ class _Plan:
                 )
         return made
 
-    def _choose(self, handle: Any) -> _Heuristic:
+    def proposals(self, handle: Any, most: int) -> list[_Heuristic]:
+        """Algorithms in the order in which the library expects them to be fast."""
         api = self._api
         preference = ctypes.c_void_p()
         self._check(
@@ -200,7 +253,7 @@ class _Plan:
                     preference, which, ctypes.byref(value), ctypes.c_size_t(ctypes.sizeof(value))
                 ),
             )
-        found = _Heuristic()
+        found = (_Heuristic * most)()
         count = ctypes.c_int()
         status = api.cublasLtMatmulAlgoGetHeuristic(
             handle,
@@ -210,7 +263,7 @@ class _Plan:
             self.c,
             self.c,
             preference,
-            1,
+            most,
             ctypes.byref(found),
             ctypes.byref(count),
         )
@@ -219,7 +272,7 @@ class _Plan:
             raise DeviceError(
                 "cuda device", f"cuBLASLt has no algorithm for the product (status {status})"
             )
-        return found
+        return [h for h in found[: count.value] if h.status == 0]
 
     def __del__(self) -> None:
         for name in ("a", "b", "c"):
@@ -228,6 +281,23 @@ class _Plan:
                 self._api.cublasLtMatrixLayoutDestroy(layout)
         if self.descriptor:
             self._api.cublasLtMatmulDescDestroy(self.descriptor)
+
+
+def _sizes(a: dict[str, Any]) -> list[int]:
+    """Bytes of the operands, the result and the bias."""
+    size = BY_NAME[a["dtype"]].itemsize
+
+    def span(rows: int, columns: int, pitch: int, step: int, transposed: bool) -> int:
+        one = pitch * (columns if transposed else rows)
+        return size * (one + (a["batch"] - 1) * step)
+
+    (at, ap, astep), (bt, bp, bstep), (cp, cstep) = a["a"], a["b"], a["c"]
+    return [
+        span(a["m"], a["k"], ap, astep, at),
+        span(a["k"], a["n"], bp, bstep, bt),
+        span(a["m"], a["n"], cp, cstep, False),
+        size * a["n"],
+    ]
 
 
 def _set(api: Any, descriptor: Any, which: int, value: Any) -> None:

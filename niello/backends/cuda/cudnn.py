@@ -11,13 +11,13 @@ import ctypes
 import hashlib
 import importlib
 import math
-import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from niello.backends.cuda import compile as nvrtc
 from niello.backends.cuda.libraries import attributes_of
+from niello.backends.cuda.tuning import Call, fastest, random_buffer
 from niello.core.errors import BackendUnavailable, DeviceError
 from niello.runtime.buffer import Buffer
 from niello.runtime.commands import LibraryCall
@@ -40,7 +40,7 @@ _ACTIVATIONS = {
     "sigmoid": "sigmoid",
     "tanh": "tanh",
 }
-# Kinds of arithmetic that float32 convolutions must not use: all that rounds more than float32 does.
+# Kinds of arithmetic that float32 convolutions must not use: they round more than float32 does.
 _COARSE = (
     "TENSOR_CORE",
     "DOWN_CONVERT_INPUTS",
@@ -52,12 +52,13 @@ _COARSE = (
     "WINOGRAD_TILE_13x13",
 )
 # Plans that are timed before one is chosen, for work that is worth it.
-_TRIED = 4
-_LARGE = 1 << 30  # multiply-adds
-_TURNS = 5
+_TRIED = 8
+_TRIED_COMPILED = 5  # of products, whose kernels are compiled for each plan
+_LARGE = 1 << 28  # multiply-adds
 
 # Element i of dense memory against the element with the same coordinates in strided memory.
 _PERMUTE = """
+typedef unsigned short bits16;
 struct Shape { int size[4]; long long stride[4]; };
 __device__ long long place(Shape s, int i) {
   long long at = 0;
@@ -67,11 +68,11 @@ __device__ long long place(Shape s, int i) {
   }
   return at;
 }
-extern "C" __global__ void gather2(const unsigned short* from, unsigned short* to, Shape s, int n) {
+extern "C" __global__ void gather2(const bits16* from, bits16* to, Shape s, int n) {
   int i = blockIdx.x * blockDim.x + threadIdx.x;
   if (i < n) to[i] = from[place(s, i)];
 }
-extern "C" __global__ void scatter2(const unsigned short* from, unsigned short* to, Shape s, int n) {
+extern "C" __global__ void scatter2(const bits16* from, bits16* to, Shape s, int n) {
   int i = blockIdx.x * blockDim.x + threadIdx.x;
   if (i < n) to[place(s, i)] = from[i];
 }
@@ -207,7 +208,8 @@ class Cudnn:
             index = int(known)
             graph.build_plan_at_index(index)
         else:
-            index = self._choose(draft, _TRIED if _multiply_adds(a) >= _LARGE else 1)
+            tried = _TRIED_COMPILED if a["kind"] == "product" else _TRIED
+            index = self._choose(draft, tried if _multiply_adds(a) >= _LARGE else 1)
             compiled_code().put(key, str(index).encode())
         workspace = int(graph.get_workspace_size_plan_at_index(index))
         return Plan(graph, index, draft.tensors, workspace, draft.weights)
@@ -215,52 +217,40 @@ class Cudnn:
     def _choose(self, draft: _Draft, most: int) -> int:
         """The fastest of the first plans that can be built; just the first when most is 1."""
         graph = draft.graph
-        best, chosen, built, problem = math.inf, -1, 0, "there are none"
-        device = self._device
-        memory: dict[Any, Buffer] = {}
+        built: list[int] = []
+        problem = "there are none"
         for index in range(graph.get_execution_plan_count()):
             try:
                 graph.build_plan_at_index(index)
             except Exception as error:
                 problem = _first_line(error)
                 continue
-            built += 1
-            if most == 1:
-                return index
-            if not memory:
-                memory = {t: device.allocate(draft.sizes[n]) for n, t in draft.tensors.items()}
-                self._pretend(memory.values())
-            pack = {t: b.handle for t, b in memory.items()}
-            workspace = self._work(int(graph.get_workspace_size_plan_at_index(index)))
-            with device.lock:
-                seconds = self._time(graph, index, pack, workspace.handle)
-            if seconds < best:
-                best, chosen = seconds, index
-            if built == most:
+            built.append(index)
+            if len(built) == most:
                 break
-        if chosen < 0:
+        if not built:
             raise DeviceError("cuDNN", problem)
-        return chosen
+        if len(built) == 1:
+            return built[0]
+        device = self._device
+        memory = {
+            t: random_buffer(device, draft.sizes[n], draft.dtype) for n, t in draft.tensors.items()
+        }
+        pack = {t: b.handle for t, b in memory.items()}
+        calls = [self._trial(graph, index, pack) for index in built]
+        return built[fastest(device, calls)]
 
-    def _pretend(self, buffers: Iterable[Buffer]) -> None:
-        """Fill buffers with numbers around 1, in halves and in float32 alike."""
-        driver, stream = self._device.driver, self._device.stream
-        for b in buffers:
-            answer = driver.api.cuMemsetD16Async(b.handle, 0x3F80, b.bytes // 2, stream)
-            driver.check("cuMemsetD16Async", answer)
+    def _trial(self, graph: Any, index: int, pack: dict[Any, int]) -> Call:
+        workspace = self._work(int(graph.get_workspace_size_plan_at_index(index)))
 
-    def _time(self, graph: Any, index: int, pack: dict[Any, int], workspace: int) -> float:
-        self._on(self._device.stream)
-        best = math.inf
-        for turn in range(3):
-            self._device.synchronize()
-            started = time.perf_counter()
-            for _ in range(_TURNS):
-                graph.execute_plan_at_index(pack, workspace, index, handle=self._handle)
-            self._device.synchronize()
-            if turn:
-                best = min(best, time.perf_counter() - started)
-        return best
+        def call(stream: Any) -> None:
+            self._on(stream)
+            try:
+                graph.execute_plan_at_index(pack, workspace.handle, index, handle=self._handle)
+            except Exception as error:
+                raise DeviceError("cuDNN", _first_line(error)) from error
+
+        return call
 
     def _move(self, name: str, stream: Any, source: int, target: int, strided: Dims) -> None:
         """Permute weights between [O, H, W, I] order and another."""
@@ -299,7 +289,7 @@ class _Draft:
             compute_data_type=api.data_type.FLOAT,
             handle=handle,
         )
-        self.element = _BYTES[a["dtype"]]
+        self.dtype = a["dtype"]
         self.tensors: dict[str, Any] = {}
         self.sizes: dict[str, int] = {}
         self.weights = None if a["kind"] == "product" else _channels_innermost(a["w"][0])
@@ -312,7 +302,7 @@ class _Draft:
     def _known(self, name: str, tensor: Any, dims: Dims) -> Any:
         self.tensors[name] = tensor
         span = 1 + sum((d - 1) * s for d, s in zip(*dims, strict=True))
-        self.sizes[name] = self.element * max(span, math.prod(dims[0]))
+        self.sizes[name] = _BYTES[self.dtype] * max(span, math.prod(dims[0]))
         return tensor
 
     def _input(self, name: str, dims: Dims) -> Any:

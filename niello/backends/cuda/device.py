@@ -49,6 +49,7 @@ class CudaDevice:
         # Command lists of several threads must not mix on the stream: scratch memory is shared.
         self.lock = threading.RLock()
         self.libraries = Libraries(self)
+        self._capturing: Any = None
         self._pool = DevicePool(driver, self.stream)
         self._staging = Staging(driver, self.stream)
         # Filled by finalizers, at any moment and on any thread; emptied by `settle`.
@@ -190,14 +191,37 @@ class CudaDevice:
             if address % ALIGNMENT == 0:
                 return TensorData(buffer, type)
             own = self.allocate(max(type.bytes, 1))
-            self._copy(own.handle, address, type.bytes)
+            self.copy(own.handle, address, type.bytes)
             return TensorData(own, type)
 
-    def _copy(self, target: int, source: int, size: int) -> None:
+    def copy(self, target: int, source: int, size: int) -> None:
+        """Queue a copy between addresses of the device."""
         if size:
             api = self.driver.api
             answer = api.cuMemcpyDtoDAsync(target, source, size, self.stream)
             self.driver.check("cuMemcpyDtoDAsync", answer)
+
+    def capture(self, queue: Callable[[Any], Any]) -> Any:
+        """A CUDA graph of what `queue` queues on the stream that it is given. Hold the lock."""
+        driver, api = self.driver, self.driver.api
+        if self._capturing is None:
+            self._capturing = driver.new_stream()
+        stream = self._capturing
+        mode = api.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_RELAXED
+        driver.check("cuStreamBeginCapture", api.cuStreamBeginCapture(stream, mode))
+        try:
+            queue(stream)
+        except BaseException:
+            # The capture must end all the same; what it gives is of no use.
+            status, graph = api.cuStreamEndCapture(stream)
+            if not status.value:
+                api.cuGraphDestroy(graph)
+            raise
+        graph = driver.check("cuStreamEndCapture", api.cuStreamEndCapture(stream))
+        try:
+            return driver.check("cuGraphInstantiate", api.cuGraphInstantiate(graph, 0))
+        finally:
+            driver.check("cuGraphDestroy", api.cuGraphDestroy(graph))
 
     def settle(self) -> None:
         """Make this thread ready for the driver, and let go of memory shared with other libraries

@@ -1,8 +1,8 @@
 """DLPack on a CUDA device: memory shared with PyTorch, JAX, CuPy and others without copies.
 
 Streams: whoever takes a tensor names the stream on which it will use it, and whoever gives it makes
-that stream wait for what writes the tensor. Memory that goes back is used again only after the other
-side's work on it (device.py keeps account).
+that stream wait for what writes the tensor. Memory that goes back is used again only after the
+other side's work on it (device.py keeps account).
 """
 
 from __future__ import annotations

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from niello.backends.cuda import compile as nvrtc
+from niello.backends.cuda.tuning import seconds_of
 from niello.codegen.gpu.kernel import GpuKernel, Launch
 from niello.core.errors import CompilerBug, CorruptFile, DeviceError, UnsupportedOp
 from niello.runtime.commands import BufferRef, Command, Copy, Dispatch, Fill, LibraryCall, Program
@@ -83,7 +84,6 @@ class CudaProgram:
         )
         self._graphs: OrderedDict[tuple[int, ...], Any] = OrderedDict()
         self._seen: OrderedDict[tuple[int, ...], None] = OrderedDict()
-        self._capturing: Any = None
 
     # --- making
     def _render(self, command: Dispatch) -> GpuKernel:
@@ -264,21 +264,18 @@ class CudaProgram:
         return None
 
     def _capture(self, handles: tuple[int, ...]) -> Any:
-        driver = self._device.driver
-        api = driver.api
-        if self._capturing is None:
-            self._capturing = driver.new_stream()
-        stream = self._capturing
-        mode = api.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_RELAXED
-        driver.check("cuStreamBeginCapture", api.cuStreamBeginCapture(stream, mode))
-        try:
+        def queue(stream: Any) -> None:
             for step in self._steps:
                 step.play(stream, handles)
-        finally:
-            graph = driver.check("cuStreamEndCapture", api.cuStreamEndCapture(stream))
-        made = driver.check("cuGraphInstantiate", api.cuGraphInstantiate(graph, 0))
-        driver.check("cuGraphDestroy", api.cuGraphDestroy(graph))
-        return made
+
+        return self._device.capture(queue)
+
+    def command_seconds(self, handles: Sequence[int]) -> list[float]:
+        """Device time of each command, measured alone on these buffers."""
+        return [
+            seconds_of(self._device, lambda stream, step=step: step.play(stream, handles))  # type: ignore[misc]
+            for step in self._steps
+        ]
 
     def _enabled(self, predicate: Where, handles: Sequence[int]) -> bool:
         word = np.zeros(1, np.uint32)

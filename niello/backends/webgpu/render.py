@@ -230,6 +230,9 @@ class WgslDialect(CStyle):
         return f"nl_is_nan({text})"
 
     def compare(self, name: str, reg: Reg, a: str, b: str) -> str:
+        if name == "ne" and reg.is_float:
+            # NaN differs from everything, but WGSL's `!=` becomes an ordered comparison.
+            return f"(!{super().compare('eq', reg, a, b)})"
         if not reg.is_wide:
             return super().compare(name, reg, a, b)
         if name == "eq":
@@ -251,6 +254,11 @@ class WgslDialect(CStyle):
         return self._wide(name, reg, args) if reg.is_wide else self._integer(name, reg, args)
 
     def _float(self, name: str, args: Sequence[str]) -> str:
+        if name in ("add", "sub", "mul", "div", "fma"):
+            # Compilers take x * 0, x - x and 0 / x for zero, whatever x is.
+            args = [_float_literal(np.float32(0), True) if a == "0.0f" else a for a in args]
+            if name == "sub" and args[0] == args[1]:
+                args[0] = self.opaque(args[0])
         if name in ("add", "sub", "mul", "div"):
             return self.binary(name, *args)
         if name == "neg":
@@ -413,9 +421,10 @@ def _pattern(dtype: DType, value: str) -> str:
     return f"bitcast<u32>({value})" if dtype.kind == "int" else value
 
 
-def _float_literal(value: np.float32) -> str:
+def _float_literal(value: np.float32, opaque: bool = False) -> str:
+    """A constant; `opaque`, or one that is not finite, is made at run time."""
     bits = int(value.view(np.uint32))
-    if not math.isfinite(value):
+    if opaque or not math.isfinite(value):
         return f"nl_float(0x{bits:08x}u)"
     if value != 0 and abs(value) < 2.0**-126:
         return f"bitcast<f32>(0x{bits:08x}u)"

@@ -36,7 +36,8 @@ class Block:
 
     def close(self, head: str, inner: Block, tail: str = "}") -> None:
         """Append a finished inner block between its first and last line."""
-        self.add(head)
+        for line in head.split("\n"):
+            self.add(line)
         self.lines += inner.lines
         self.add(tail)
 

@@ -26,6 +26,7 @@ from niello.kernel.ir import (
     Reduce,
     Store,
     const,
+    fn,
     free_ranges,
     substitute,
 )
@@ -116,18 +117,21 @@ class Emitter:
         return adjacent(index, lanes.axis, lanes.width)
 
     def _compute(self, node: Expr, scope: Scope) -> Val:
-        if isinstance(node, Const):
-            return self.literal(node.value, register(node))
         if isinstance(node, Range):
             return self._range(node, scope)
         if isinstance(node, Load):
             return self._load(node, scope)
         if is_reduction(node):
             return self.reduce(self, node, scope)
+        if isinstance(node, Fn) and all(isinstance(a, Const) for a in node.args):
+            # Languages may refuse constant expressions that overflow or are NaN.
+            node = fn(node.name, *node.args)
+        if isinstance(node, Const):
+            return self.literal(node.value, register(node))
         if isinstance(node, Fn):
             args = [self._known(a, scope) for a in node.args]
-            if node.name in ("add", "sub") and node.dtype is float32:
-                args = [self._rounded(a, v) for a, v in zip(node.args, args, strict=True)]
+            if node.name in ("add", "sub", "mul", "fma") and node.dtype is float32:
+                args = [self._exact(node, a, v) for a, v in zip(node.args, args, strict=True)]
             reg, text = self._function(node, args)
         elif isinstance(node, Cast):
             x = self._known(node.x, scope)
@@ -143,12 +147,15 @@ class Emitter:
             raise CompilerBug("GPU code", "an unknown expression", received=repr(node))
         return self.constant(scope, reg, text)
 
-    def _rounded(self, node: Expr, value: Val) -> Val:
-        """A term of a sum that is a sum itself, rounded before it is added.
+    def _exact(self, node: Fn, term: Expr, value: Val) -> Val:
+        """An argument of a sum or product, hidden where a rewriting would change the result.
 
-        Expansions of transcendental functions recover what a sum has lost by subtracting it again.
+        A sum that is added to another one must be rounded first: expansions of transcendental
+        functions recover what it has lost. Zero times infinity is NaN, and -0 plus 0 is 0.
         """
-        if isinstance(node, Fn) and node.name in ("add", "sub", "fma"):
+        added = node.name in ("add", "sub") and isinstance(term, Fn)
+        is_sum = added and term.name in ("add", "sub", "fma")  # type: ignore[attr-defined]
+        if is_sum or (isinstance(term, Const) and term.value == 0):
             return Val(self.dialect.opaque(value.text), value.reg)
         return value
 

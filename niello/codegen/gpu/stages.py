@@ -49,7 +49,8 @@ from niello.kernel.ir import (
 
 SCRATCH_SLOT = 1000  # scratch buffers are parameters from here on
 _SMALL = 1 << 15  # points for which another launch costs more than it brings
-_LEAST_PART = 2048  # points of a part of a split reduction
+_LEAST_PART = 8192  # points of a row that are worth a block of their own
+_LEAST_COLUMN = 128  # rows that a thread of a split column reduction adds up at least
 
 
 Part = Nest | Scatter | Contraction
@@ -192,12 +193,15 @@ class _Planner:
             if total <= _SMALL:
                 return units
             nest = nest_of(units, stores)
-            team = self.target.fill // max(1, count)
+            target = self.target
+            idle = target.fill // max(1, count)  # threads that each unit would keep busy
             if lanes_over_units(units, nest.phases):
                 # Columns: rows are read again from memory, by few threads each.
-                if nest.row <= 64 and team <= 64:
+                if nest.row <= 64 and idle <= 64:
                     return units
-            elif team <= self.target.most_threads * 4:
+            elif nest.row <= target.most_threads * target.row_values:
+                return units  # rows stay in registers
+            elif idle <= target.most_threads * 4:
                 return units
         return ranges
 
@@ -268,11 +272,11 @@ class _Planner:
             ranges, [r.extent for r in ranges]), node, None, None)])
         target = self.target
         columns = lanes_over_units(ranges, nest.phases)
-        team = target.threads // 32 if columns else target.threads
+        team = target.most_threads // 32 if columns else target.most_threads
         workers = units * max(1, min(team, points // 8))
-        if workers * 4 > target.fill:
+        least = _LEAST_COLUMN * team // 4 if columns else _LEAST_PART
+        if workers * 4 > target.fill or points < 2 * least:
             return 1
-        least = _LEAST_PART if not columns else 64
         extent = max(node.ranges, key=lambda r: r.extent).extent  # type: ignore[attr-defined]
         return max(1, min(-(-target.fill // workers), points // least, extent, 1024))
 
@@ -336,7 +340,7 @@ class _Planner:
 def _part_size(extent: int, parts: int) -> int:
     """Points of a part: a divisor of the extent or a multiple of 1024 if there is one near."""
     size = -(-extent // parts)
-    for candidate in range(size, min(extent, 2 * size) + 1):
+    for candidate in range(size, min(extent - 1, size + size // 2) + 1):
         if extent % candidate == 0 and (candidate % 8 == 0 or candidate < 64):
             return candidate
     unit = 1024 if size >= 4096 else 8 if size >= 32 else 1

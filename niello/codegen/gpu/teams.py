@@ -44,7 +44,8 @@ class Mapping:
 
 def threads_wanted(nests: Sequence[tuple[Nest, Mapping]], target: GpuTarget) -> int:
     """Threads of a block for nests that run in one launch."""
-    return max([target.threads, *(m.team for _, m in nests if m.rows)])
+    teams = [m.team if m.rows else m.team * 32 for _, m in nests if m.team > 1]
+    return max([target.threads, *teams])
 
 
 def map_nest(nest: Nest, target: GpuTarget, word_bytes: int) -> Mapping:
@@ -70,7 +71,7 @@ def _columns(nest: Nest, units: int, row: int, target: GpuTarget, word_bytes: in
         width = 1
     groups = -(-units // width)
     team = 1
-    most = min(target.threads // 32, _power(row // 4))
+    most = min(target.most_threads // 32, _power(row // 4))
     while team < most and groups * team < target.fill // 2:
         team *= 2
     return Mapping(team, False, width, 1, 1)
