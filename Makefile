@@ -4,14 +4,15 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 WORKERS ?= 2
 
-.PHONY: help demo test quick lint bench format docs clean
+.PHONY: help demo test quick lint bench test-cuda bench-cuda format docs clean
 help:
 	@echo "make demo    train a digit classifier (creates $(VENV), installs, runs)"
 	@echo "make test    format, lint, types and all tests"
 	@echo "make quick   lint and the tests that take seconds"
 	@echo "make bench   measure against other libraries (own environment, .venv-bench)"
+	@echo "make test-cuda, make bench-cuda    the same on a machine with an NVIDIA GPU"
 	@echo "make format  reformat the sources"
-	@echo "make docs    write the generated pages of docs/"
+	@echo "make docs    write what is generated: pages of docs/, the type stub"
 
 # One stamp per set of extras: an environment is installed once, and again when pyproject changes.
 $(VENV)/bin/python:
@@ -47,12 +48,20 @@ bench: .venv-bench/.installed
 	.venv-bench/bin/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'
 	@touch $@
 
+# On a machine with an NVIDIA GPU, with the python that PYTHON names: everything, then the figures.
+test-cuda:
+	$(PYTHON) -m tools.cuda_suite environment conformance device sweep digits $(ARGS)
+
+bench-cuda:
+	$(PYTHON) -m bench.cuda $(ARGS)
+
 format: $(VENV)/.installed-test
 	$(BIN)/ruff check --fix --exit-zero .
 	$(BIN)/ruff format .
 
 docs: $(VENV)/.installed-test
 	$(BIN)/python -m tools.docs
+	$(BIN)/python -m tools.stubs
 
 clean:
 	rm -rf $(VENV) .venv-bench build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

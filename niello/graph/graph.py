@@ -315,6 +315,14 @@ def _spread(array: np.ndarray, shape: Any) -> np.ndarray:
             received=show(array.shape),
             advice="Give a single value, or one of exactly that shape",
         )
-    if array.size == 1:
+    if array.size != 1:
+        return array
+    try:
         return np.broadcast_to(array.reshape(()), wanted.static_shape)
-    return array
+    except ValueError as error:
+        raise ShapeError(
+            "constant",
+            "no memory holds so many elements",
+            received=show(wanted.shape),
+            advice="Give a smaller shape",
+        ) from error

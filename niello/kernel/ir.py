@@ -301,8 +301,9 @@ _ANY = ("bool", "int", "uint", "float")
 
 def _np_truncdiv(a: Any, b: Any) -> Any:
     safe = np.where(b == 0, np.ones_like(b), b)
-    q = np.abs(a) // np.abs(safe)
-    q = np.where((a < 0) != (safe < 0), -q, q)
+    q = a // safe
+    # Toward zero where floor division went below it. Not through abs: the smallest integer has none.
+    q = np.where((q * safe != a) & ((a < 0) != (safe < 0)), q + 1, q)
     return np.where(b == 0, np.zeros_like(q), q).astype(np.result_type(a))
 
 
@@ -384,8 +385,8 @@ SCALAR_FUNCTIONS: dict[str, ScalarFunction] = {
     "trunc": _f(np.trunc),
     "rint": _f(np.rint),  # half to even
     "copysign": _f(np.copysign, 2),
-    # x * 2^n for finite integers n held in a float, rounded once; made by expansions for targets that
-    # have it as an instruction, not by operations.
+    # x * 2^n for finite integers n held in a float, rounded once; made by expansions for targets
+    # that have it as an instruction, not by operations.
     "scalb": _f(_np_scalb, 2),
     "exp": _f(np.exp),
     "exp2": _f(np.exp2),

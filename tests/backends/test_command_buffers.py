@@ -553,3 +553,47 @@ def test_work_goes_on_after_out_of_memory(queue):
     del twice, buffer, double
     gc.collect()
     assert nl.memory_stats("cpu")["current"] == before
+
+
+def test_out_of_memory_while_playing_fails_the_buffer_only(queue):
+    """Intermediate results get memory when the work runs."""
+    graph, n = nl.Graph(), 1 << 22
+    a, b = graph.placeholder((n, 2), name="a"), graph.placeholder((2, n), name="b")
+    inputs = [np.ones((n, 2), np.float32), np.ones((2, n), np.float32)]
+    huge = graph.compile({a: (n, 2), b: (2, n)}, [nl.matmul(nl.matmul(a, b), a)], device="cpu")
+    assert huge.arena_bytes >= 4 * n * n
+    _, v, step = counter()
+    bad, good = queue.command_buffer(), queue.command_buffer()
+    bad.encode(huge, inputs)
+    bad.encode(step)
+    good.encode(step)
+    bad.commit()
+    good.commit()
+    with pytest.raises(OutOfMemory) as error:
+        bad.wait_until_completed(SECONDS)
+    good.wait_until_completed(SECONDS)
+    assert error.value.requested >= 4 * n * n and (v.value == 1).all()
+
+
+def test_graph_encode_fills_given_results(queue):
+    graph = nl.Graph()
+    x = graph.placeholder((6,), name="x")
+    y, z = x + 1.0, x * 3.0
+    out = {y: np.zeros(6, np.float32), z: np.zeros(6, np.float32)}
+    buffer = queue.command_buffer()
+    found = graph.encode(buffer, {x: X}, [y, z], results=out)
+    with pytest.raises(FeedError, match="for each target"):
+        graph.encode(buffer, {x: X}, [y, z], results={y: out[y]})
+    buffer.commit()
+    buffer.wait_until_completed(SECONDS)
+    assert (out[y] == X + 1).all() and (out[z] == X * 3).all() and found[y] is out[y]
+
+
+def test_an_executable_encodes_itself(queue):
+    buffer = queue.command_buffer()
+    off = nl.TensorData.from_numpy(np.zeros(1, np.uint32))
+    (y,) = doubling().encode(buffer, [X])
+    (z,) = doubling().encode(buffer, [X], predicate=nl.Predicate(off))
+    buffer.commit()
+    buffer.wait_until_completed(SECONDS)
+    assert (y.numpy() == X * 2).all() and not z.numpy().any()

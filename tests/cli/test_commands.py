@@ -199,7 +199,7 @@ def test_traceback_when_asked(niello) -> None:
 @pytest.mark.slow
 def test_interrupt_leaves_a_checkpoint_and_resume_ends_alike(tmp_path: Path) -> None:
     """A real Ctrl-C of a real process, then --resume: the same bytes as without the interrupt."""
-    base = [sys.executable, "-m", "niello.cli", "demo", "digits", "--seed", "4", "--epochs", "40"]
+    base = [sys.executable, "-m", "niello.cli", "demo", "digits", "--seed", "4", "--epochs", "12"]
     base += ["--target-accuracy", "1", "--threads", "1"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
 

@@ -15,8 +15,9 @@ _FUSED = (
 )  # fmt: skip
 
 # `cost` is the number of multiply-adds from which a call pays: below, a generated kernel that does
-# the neighbouring operations too is faster. Products with an epilogue that cuBLASLt lacks go to
-# cuDNN when they are large, because it compiles a kernel for each, which takes half a second.
+# the neighbouring operations too is faster. Products whose epilogue cuBLASLt lacks go to cuDNN when
+# they are large, because it compiles a kernel for each (half a second), and when the epilogue reads
+# another array like the result: cuBLASLt and a generated kernel are faster at all others.
 CLAIMS = (
     Claim(
         trait="product",
@@ -28,7 +29,7 @@ CLAIMS = (
     Claim(
         trait="product",
         dtypes=_HALVES,
-        epilogue=_FUSED,
+        epilogue=(*_FUSED, "needs full"),
         function="cudnn.matmul",
         cost=1 << 34,
     ),

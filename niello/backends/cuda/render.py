@@ -173,6 +173,8 @@ class CudaDialect(CStyle):
             return f"floor{suffix}({args[0]} / {args[1]})"
         if name == "floormod":
             return f"nl_floormod({', '.join(args)})"
+        if name == "scalb":
+            return f"scalbn{suffix}({args[0]}, (int)({args[1]}))"
         raise CompilerBug("CUDA", "no such function of floats", received=name)
 
     def _integer(self, name: str, reg: Reg, args: Sequence[str]) -> str:

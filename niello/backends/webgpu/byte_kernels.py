@@ -67,7 +67,7 @@ FILL = f"""struct P {{ start: u32, bytes: u32, words: u32, even: u32, odd: u32 }
 }}
 """
 
-# Bindings: sizes of a grid, two words that decide, parameters. Gives the grid where neither is zero.
+# Bindings: sizes of a grid, two words that decide, parameters. The grid, where neither is zero.
 GATE = """struct P { word: u32, other: u32, slot: u32, x: u32, y: u32, z: u32 }
 @group(0) @binding(0) var<storage, read_write> grid: array<u32>;
 @group(0) @binding(1) var<storage, read> flag: array<u32>;

@@ -81,7 +81,7 @@ class WebGpuDevice:
         Raises OutOfMemory, with the bytes asked for, held and available.
         """
         block = self._pool.allocate(size)
-        handle = Handle(block)
+        handle = Handle(block)  # type: ignore[arg-type]
         return Buffer(self, handle, max(size, 0), owner=block, release=self._pool.give_back)
 
     def _create(self, capacity: int) -> Any:
@@ -170,12 +170,12 @@ class WebGpuDevice:
         """WGSL and launches of a kernel."""
         return self._render(kernel, self.target)
 
-    def usable_claims(self, claims: tuple[Claim, ...]) -> tuple[Claim, ...]:
+    def usable_claims(self, claims: Sequence[Claim]) -> tuple[Claim, ...]:
         """There are no vendor libraries behind WebGPU."""
         return ()
 
-    def refusal(self, call: LibraryCall) -> str | None:
-        """Why a library does not take a call."""
+    def refusal(self, command: LibraryCall) -> str:
+        """Why no library takes a call: empty when one does."""
         return "webgpu has no libraries"
 
     # --- DLPack
@@ -297,7 +297,7 @@ class WebGpuDevice:
             raise OutOfMemory(
                 f"webgpu {asked}",
                 "the device has no memory left",
-                received=_first_line(error),
+                received=_last_line(error),
                 advice="Drop results that are no longer needed, or use a smaller batch",
                 requested=0,
                 held=self._pool.stats()["current"] if asked != "allocate" else 0,
@@ -310,7 +310,7 @@ class WebGpuDevice:
                 raise DeviceLost(
                     f"webgpu {asked}",
                     "the device is gone: the driver was reset or the adapter removed",
-                    received=_first_line(error),
+                    received=_last_line(error),
                     advice="Start the program again",
                 ) from error
             if source and isinstance(error, wgpu.GPUValidationError):
@@ -345,5 +345,6 @@ def target_of(limits: dict[str, int]) -> GpuTarget:
     )
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+def _last_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__

@@ -56,7 +56,9 @@ def unpack(image: bytes, program: Program) -> dict[Key, GpuKernel]:
             for k in content["kernels"]
         }
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise _corrupt(f"this is no generated code of the webgpu back end: {error}", image) from error
+        raise _corrupt(
+            f"this is no generated code of the webgpu back end: {error}", image
+        ) from error
     wanted: dict[Key, Dispatch] = {
         key_of(program, c): c for c in program.commands if isinstance(c, Dispatch)
     }

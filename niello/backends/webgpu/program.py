@@ -92,9 +92,7 @@ class WebGpuProgram:
         )
 
 
-def render_kernels(
-    program: Program, render: Callable[[Kernel], GpuKernel]
-) -> dict[Key, GpuKernel]:
+def render_kernels(program: Program, render: Callable[[Kernel], GpuKernel]) -> dict[Key, GpuKernel]:
     """The kernels that the commands of a program launch."""
     found: dict[Key, GpuKernel] = {}
     for command in program.commands:
@@ -170,4 +168,3 @@ def check(command: Dispatch, kernel: GpuKernel, limits: dict[str, int]) -> None:
                     limit=limits[name],
                     name=name,
                 )
-

@@ -269,7 +269,7 @@ class WgslDialect(CStyle):
             return f"{name}({', '.join(args)})"
         if name == "floordiv":
             return f"floor({args[0]} / {args[1]})"
-        if name in ("copysign", "truncmod", "floormod"):
+        if name in ("copysign", "truncmod", "floormod", "scalb"):
             return f"nl_{name}({', '.join(args)})"
         raise CompilerBug("WGSL", "no such function of floats", received=name)
 

@@ -80,6 +80,14 @@ fn nl_floormod(a: f32, b: f32) -> f32 {
   if (b == 0.0f) { return 0.0f; }
   return a - floor(a / b) * b;
 }
+fn nl_scalb(x: f32, n: f32) -> f32 {
+  // In two steps, of which the first is exact for x near one.
+  let whole = clamp(i32(n), -250i, 250i);
+  let half = whole >> 1u;
+  let first = bitcast<f32>(bitcast<u32>(half + 127i) << 23u);
+  let second = bitcast<f32>(bitcast<u32>(whole - half + 127i) << 23u);
+  return x * first * second;
+}
 fn nl_truncdiv_i32(a: i32, b: i32) -> i32 {
   if (b == 0i) { return 0i; }
   if (b == -1i) { return 0i - a; }

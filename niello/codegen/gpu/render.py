@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from niello.codegen.access import loads, store_roots
 from niello.codegen.gpu.blocks import Block, Scope
 from niello.codegen.gpu.c_style import CStyle
 from niello.codegen.gpu.contract import Contraction
@@ -21,7 +22,7 @@ from niello.codegen.gpu.teams import map_nest, threads_wanted
 from niello.codegen.gpu.tiles import TileWriter, contraction_writer
 from niello.codegen.transcendental import Native, expand
 from niello.core.errors import LimitExceeded
-from niello.kernel.ir import Kernel, Param
+from niello.kernel.ir import Kernel, Param, Store
 
 _LONGEST_NAME = 40
 
@@ -52,7 +53,7 @@ def render(
     base = _identifier(kernel.name)
     entries: list[Entry] = []
     notes: list[str] = []
-    for parts in _launches(stages):
+    for parts in _launches(stages, target):
         n = dialect.stage = len(entries)
         name = base if n == 0 else f"{base}_{n}"
         entry, said = _entry(name, parts, dialect, target)
@@ -74,15 +75,37 @@ def _identifier(name: str) -> str:
     return f"k_{plain}" if plain else "k"
 
 
-def _launches(stages: Stages) -> list[list[Part]]:
-    """What each launch does, in order: a contraction has one for itself."""
+def _launches(stages: Stages, target: GpuTarget) -> list[list[Part]]:
+    """What each launch does, in order: a contraction has one for itself, and the parts of a level
+    share one as far as the number of buffers allows."""
     found: list[list[Part]] = []
     for level in stages.levels:
-        together = [x for x in level if not isinstance(x, Contraction)]
         found += [[x] for x in level if isinstance(x, Contraction)]
-        if together:
-            found.append(together)
+        batch: list[Part] = []
+        bound: set[Param] = set()
+        for x in level:
+            if isinstance(x, Contraction):
+                continue
+            params = _params_of(x)
+            if batch and len(bound | params) > target.most_buffers:
+                found.append(batch)
+                batch, bound = [], set()
+            batch.append(x)
+            bound |= params
+        if batch:
+            found.append(batch)
     return found
+
+
+def _params_of(part: Nest | Scatter) -> set[Param]:
+    """The buffers that a part reads or writes."""
+    stores: list[Store]
+    if isinstance(part, Scatter):
+        stores, roots = [part.store], store_roots([part.store])
+    else:
+        stores = [s for p in part.phases for s in p.stores]
+        roots = [e for p in part.phases for e in p.roots]
+    return {s.param for s in stores} | {x.param for x in loads(roots)}
 
 
 def _entry(
