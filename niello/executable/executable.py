@@ -157,7 +157,8 @@ class Executable:
         """
         if isinstance(inputs, Mapping):
             return self._run_named(inputs, results)
-        self._check_count(inputs)
+        if len(inputs) != len(self._types):
+            raise self._wrong_count(inputs)
         if not self.device.host_memory:
             return self._run_remote(inputs, results)
         handles: list[Any] = []
@@ -187,14 +188,13 @@ class Executable:
         self.play(handles)
         return made
 
-    def _check_count(self, inputs: Sequence[Any]) -> None:
-        if len(inputs) != len(self._types):
-            raise FeedError(
-                "run",
-                f"takes {len(self._types)} inputs",
-                received=f"{len(inputs)}",
-                advice=f"They are {', '.join(t.name for t in self.inputs) or 'none'}",
-            )
+    def _wrong_count(self, inputs: Sequence[Any]) -> FeedError:
+        return FeedError(
+            "run",
+            f"takes {len(self._types)} inputs",
+            received=f"{len(inputs)}",
+            advice=f"They are {', '.join(t.name for t in self.inputs) or 'none'}",
+        )
 
     def _run_remote(self, inputs: Sequence[Any], results: Sequence[Any] | None) -> Any:
         """The same on a device whose memory the host cannot see: values move there, results stay
@@ -380,7 +380,8 @@ class Executable:
         named: Callable[[Sequence[Any]], Any] = list
         if isinstance(inputs, Mapping):
             inputs, named = self._by_position(inputs)
-        self._check_count(inputs)
+        if len(inputs) != len(self._types):
+            raise self._wrong_count(inputs)
         values = [self._feed(i, value) for i, value in enumerate(inputs)]
         return Recorded(self, values, results, named, zeroed=zeroed)
 

@@ -85,7 +85,7 @@ class CommandQueue:
 
     def drain(self) -> None:
         """Block until everything that was committed is done. Raises CommandError in a handler."""
-        if self.is_own_thread():
+        if self.is_own_thread() and self.in_flight:
             raise CommandError(
                 "drain",
                 "a handler on the queue's own thread cannot wait for work of that queue",

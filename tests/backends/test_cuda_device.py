@@ -12,7 +12,7 @@ import pytest
 import niello as nl
 from niello import backends
 from niello.core.errors import BackendUnavailable, CorruptFile, FeedError, OutOfMemory
-from niello.runtime.commands import LibraryCall
+from niello.runtime.commands import BufferRef, Copy, Fill, LibraryCall, Program, Space
 from niello.runtime.target import CompileOptions
 from niello.runtime.tensor_data import on_device
 
@@ -310,3 +310,44 @@ def test_jax_and_cupy_share_memory(cuda):
     assert there.data.ptr == value.handle and float(there.sum()) == 15
     back = cuda.import_dlpack(there * 2)
     assert back.tolist() == [[0, 2, 4], [6, 8, 10]]
+
+
+# --- predicates -----------------------------------------------------------------------------------
+
+
+def test_runs_under_a_word_of_device_memory(cuda):
+    exe, x = doubling(500)
+    word = on_device(np.zeros(3, np.int32), cuda)
+    value, out = on_device(x, cuda), on_device(np.full_like(x, -1), cuda)
+    arena = cuda.allocate(max(exe.program.arena_bytes, 1))
+    handles = [value.handle, out.handle, arena.handle]
+    wanted = np.float32(2 * x.sum()) + x
+    for flag in (0, 5, 0, -1):
+        cuda.upload(word.buffer, 4, np.array([flag], np.int32))
+        cuda.upload(out.buffer, 0, np.full_like(x, -1))
+        exe.loaded.play_if(handles, word.handle, 4)
+        found = np.asarray(out)
+        assert np.allclose(found, wanted) if flag else (found == -1).all()
+
+
+def test_words_that_the_program_makes(cuda):
+    """Predicates inside a list, replayed: each run reads the word anew."""
+    kind = nl.TensorType((64,), nl.float32)
+    flag = BufferRef(Space.INPUT, 1, 0, 4)
+    target = BufferRef(Space.OUTPUT, 0, 0, kind.bytes)
+    listed = (
+        Fill(target, bytes(4)),
+        Copy(BufferRef(Space.INPUT, 0, 0, kind.bytes), target, flag),
+        Fill(BufferRef(Space.OUTPUT, 0, 0, 8), b"\x00\x00\x80\x3f"),
+    )
+    one = nl.TensorType((1,), nl.int32)
+    loaded = cuda.compile(Program((), listed, (kind, one), (kind,), (), (), 0), CompileOptions())
+    x = np.arange(5, 69, dtype=np.float32)
+    value, out = on_device(x, cuda), on_device(np.zeros_like(x), cuda)
+    word, arena = on_device(np.zeros(1, np.int32), cuda), cuda.allocate(1)
+    for chosen in (1, 0, 7, 0):
+        cuda.upload(word.buffer, 0, np.array([chosen], np.int32))
+        loaded.play([value.handle, word.handle, out.handle, arena.handle])
+        found = np.asarray(out)
+        assert (found[:2] == 1).all() and (found[2:] == (x[2:] if chosen else 0)).all()
+    assert len(loaded._graphs) == 1

@@ -126,9 +126,7 @@ def compiler() -> str | None:
 def _host_text(source: str, prefix: str) -> str:
     """A translation unit with its entries renamed, and thread numbers read where they are used."""
     for name in _NATIVE:
-        source = re.sub(
-            rf"__device__ inline \w+ {name}\(.*?\n}}\n", "", source, flags=re.S
-        )
+        source = re.sub(rf"__device__ inline \w+ {name}\(.*?\n}}\n", "", source, flags=re.S)
     source = source.replace("#pragma unroll", "// unroll")
     return re.sub(r"\b(k_\w+|k)\(", rf"{prefix}_\1(", source)
 

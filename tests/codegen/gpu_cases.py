@@ -39,7 +39,9 @@ def _kernels(name: str, graph: nl.Graph, feeds: Sequence[nl.Tensor], targets: ob
     return [(f"{name}_{n}", k) for n, k in enumerate(exe.program.kernels)]
 
 
-def _case(name: str, build: object, *shapes: tuple[int, ...], dtype: DType = d.float32) -> list[Case]:
+def _case(
+    name: str, build: object, *shapes: tuple[int, ...], dtype: DType = d.float32
+) -> list[Case]:
     graph = nl.Graph()
     feeds = [graph.placeholder(s, dtype) for s in shapes]
     made = build(*feeds)  # type: ignore[operator]
@@ -85,13 +87,19 @@ def shapes() -> list[Case]:
     for rows, row in ((64, 1000), (3, 4096), (500, 37), (1, 70000), (2000, 8), (33, 256)):
         tag, shape = f"{rows}x{row}", (rows, row)
         found += _case(f"softmax{tag}", lambda x: nl.softmax(x, axis=-1), shape)
-        found += _case(f"softmax_half{tag}", lambda x: nl.softmax(x, axis=0), shape, dtype=d.float16)
+        found += _case(
+            f"softmax_half{tag}", lambda x: nl.softmax(x, axis=0), shape, dtype=d.float16
+        )
         found += _case(f"columns{tag}", lambda x: nl.sum(x, axes=[0]), shape)
         found += _case(f"all{tag}", lambda x: nl.variance(x, axes=[0, 1]), shape)
         found += _case(f"argmax{tag}", lambda x: nl.argmax(x, axis=1), shape)
         found += _case(f"argmax_columns{tag}", lambda x: nl.argmax(x, axis=0), shape)
         found += _case(
-            f"layer_norm{tag}", lambda x, g, b: nl.layer_norm(x, g, b, axes=[1]), shape, (row,), (row,)
+            f"layer_norm{tag}",
+            lambda x, g, b: nl.layer_norm(x, g, b, axes=[1]),
+            shape,
+            (row,),
+            (row,),
         )
     found += _case("argmax_long", lambda x: nl.argmax(x, axis=0), (300000,))
     found += _case("gelu", lambda x, y: nl.gelu(x) * y + 1, (333, 77), (77,), dtype=d.float16)
@@ -254,7 +262,9 @@ def together() -> Kernel:
     """A kernel of unrelated stores: point-wise ones of several sizes, and a sum."""
     params: list[Param] = []
     made: list[Store] = []
-    for n, (size, dtype) in enumerate(((100, d.float32), (513, d.float16), (33, d.uint8), (1, int64))):
+    for n, (size, dtype) in enumerate(
+        ((100, d.float32), (513, d.float16), (33, d.uint8), (1, int64))
+    ):
         source, out = Param(2 * n, dtype, size, False), Param(2 * n + 1, dtype, size, True)
         params += [source, out]
         r = Range(f"s{n}", size)
@@ -263,7 +273,9 @@ def together() -> Kernel:
     q = Range("q", 300)
     source, out = Param(8, d.float32, 300, False), Param(9, d.float32, 1, True)
     params += [source, out]
-    made.append(Store(out, (), ir.const(0, int64), Reduce("add", (q,), Load(source, q, None)), None, None))
+    made.append(
+        Store(out, (), ir.const(0, int64), Reduce("add", (q,), Load(source, q, None)), None, None)
+    )
     return Kernel("together", tuple(params), tuple(made))
 
 

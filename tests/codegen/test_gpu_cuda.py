@@ -98,7 +98,9 @@ def _named(cases: list[Case], name: str) -> Kernel:
     return next(k for n, k in cases if n == name)
 
 
-@pytest.mark.parametrize("name", ["softmax64x1000_0", "columns64x1000_0", "gelu_0", "turned100x70x33_0"])
+@pytest.mark.parametrize(
+    "name", ["softmax64x1000_0", "columns64x1000_0", "gelu_0", "turned100x70x33_0"]
+)
 def test_golden(name: str, golden: Callable[[str, str], None]) -> None:
     golden(render(_named(gpu_cases.shapes(), name)).source, f"{name}.cu")
 
@@ -136,7 +138,9 @@ def test_a_kernel_without_points_has_no_launch() -> None:
 
     r = Range("i", 0)
     source, out = Param(0, float32, 0, False), Param(1, float32, 0, True)
-    made = render(Kernel("empty", (source, out), (Store(out, (r,), r, Load(source, r, None), None, None),)))
+    made = render(
+        Kernel("empty", (source, out), (Store(out, (r,), r, Load(source, r, None), None, None),))
+    )
     assert made.launches == () and made.source == ""
 
 

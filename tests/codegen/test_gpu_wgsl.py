@@ -81,7 +81,9 @@ def adapter() -> Iterator[Adapter]:
         pytest.skip(f"no WebGPU adapter: {e}")
 
 
-def _run_all(adapter: Adapter, cases: list[Case], rng: np.random.Generator, *, extreme: bool) -> int:
+def _run_all(
+    adapter: Adapter, cases: list[Case], rng: np.random.Generator, *, extreme: bool
+) -> int:
     problems, count = [], 0
     for name, kernel in cases:
         arrays = gpu_cases.inputs(kernel, rng, extreme=extreme)
@@ -161,7 +163,9 @@ def test_grids_keep_within_a_dimension() -> None:
     points = 70000 * 256
     r = Range("i", points)
     source, out = Param(0, float32, points, False), Param(1, float32, points, True)
-    made = render(Kernel("long", (source, out), (Store(out, (r,), r, Load(source, r, None), None, None),)))
+    made = render(
+        Kernel("long", (source, out), (Store(out, (r,), r, Load(source, r, None), None, None),))
+    )
     x, y, z = made.launches[0].grid
     assert x <= 65535 and y == 2 and z == 1 and x * y * 256 >= points
 

@@ -1,9 +1,9 @@
 """Random valid graphs with their values, for comparing back ends and pipelines.
 
 A graph grows operation by operation, and every new tensor is evaluated at once with the reference
-semantics: what is too large, NaN or infinite is not used any further, so that rounding errors stay
-small enough to compare. `exact` tensors have the same bits everywhere (inputs, movements, integers);
-operations that jump (floor, comparisons, argmax) take those only.
+semantics: what is too large, NaN or infinite is not used any further, so that rounding errors
+stay small enough to compare. `exact` tensors have the same bits everywhere (inputs, movements,
+integers); operations that jump (floor, comparisons, argmax) take those only.
 """
 
 from __future__ import annotations
@@ -147,9 +147,7 @@ class Builder:
 
     def floating(self, shape: tuple[int, ...] | None = None, rank: int | None = None) -> Tensor:
         found = self.any(
-            lambda t: t.dtype.is_float
-            and shape in (None, t.shape)
-            and rank in (None, t.rank)
+            lambda t: t.dtype.is_float and shape in (None, t.shape) and rank in (None, t.rank)
         )
         if found is not None and self.chance(0.85):
             return found
@@ -204,10 +202,51 @@ class Builder:
 
 # Floating-point operations that round nothing.
 EXACT = frozenset(
-    "absolute broadcast_to clamp concat constant expand_dims fmax fmin flatten flatten_axes gather "
-    "identity max_pool maximum minimum negative one_hot pad place reduce_max reduce_min relu reshape "
-    "reverse select slice slice_update split squeeze stack stop_gradient swap_axes tile transpose "
-    "unflatten unstack sign floor ceil trunc rint round cast".split()
+    [
+        "absolute",
+        "broadcast_to",
+        "clamp",
+        "concat",
+        "constant",
+        "expand_dims",
+        "fmax",
+        "fmin",
+        "flatten",
+        "flatten_axes",
+        "gather",
+        "identity",
+        "max_pool",
+        "maximum",
+        "minimum",
+        "negative",
+        "one_hot",
+        "pad",
+        "place",
+        "reduce_max",
+        "reduce_min",
+        "relu",
+        "reshape",
+        "reverse",
+        "select",
+        "slice",
+        "slice_update",
+        "split",
+        "squeeze",
+        "stack",
+        "stop_gradient",
+        "swap_axes",
+        "tile",
+        "transpose",
+        "unflatten",
+        "unstack",
+        "sign",
+        "floor",
+        "ceil",
+        "trunc",
+        "rint",
+        "round",
+        "cast",
+    ]
 )
 
 

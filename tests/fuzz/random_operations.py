@@ -20,15 +20,54 @@ Maker = Callable[[Builder], Any]
 
 # Elementwise operations whose value or slope jumps.
 JUMPING = frozenset(
-    "floor ceil trunc rint round sign signbit floor_divide floor_modulo modulo equal not_equal less "
-    "less_equal greater greater_equal is_nan is_inf is_finite atan2".split()
+    [
+        "floor",
+        "ceil",
+        "trunc",
+        "rint",
+        "round",
+        "sign",
+        "signbit",
+        "floor_divide",
+        "floor_modulo",
+        "modulo",
+        "equal",
+        "not_equal",
+        "less",
+        "less_equal",
+        "greater",
+        "greater_equal",
+        "is_nan",
+        "is_inf",
+        "is_finite",
+        "atan2",
+    ]
 )
 KINKED = frozenset(
-    "absolute relu leaky_relu prelu elu selu hard_sigmoid hard_swish hard_tanh hinge huber maximum "
-    "minimum fmax fmin clamp softshrink divide_no_nan sigmoid_cross_entropy".split()
+    [
+        "absolute",
+        "relu",
+        "leaky_relu",
+        "prelu",
+        "elu",
+        "selu",
+        "hard_sigmoid",
+        "hard_swish",
+        "hard_tanh",
+        "hinge",
+        "huber",
+        "maximum",
+        "minimum",
+        "fmax",
+        "fmin",
+        "clamp",
+        "softshrink",
+        "divide_no_nan",
+        "sigmoid_cross_entropy",
+    ]
 )
 # Made by makers of their own, or of use with special operands only.
-ELSEWHERE = frozenset("cast select bitwise_left_shift bitwise_right_shift power".split())
+ELSEWHERE = frozenset(["cast", "select", "bitwise_left_shift", "bitwise_right_shift", "power"])
 
 
 # --- elementwise
@@ -50,7 +89,7 @@ def elementwise_maker(name: str, samples: list[Sample]) -> Maker:
 
     def make(b: Builder) -> Any:
         sample = b.pick(samples)
-        allowed = [d for d in (sample.dtypes or cls.dtypes)]
+        allowed = list(sample.dtypes or cls.dtypes)
         needs_exact = name in JUMPING
         first = b.any(lambda t: t.dtype in allowed and (b.is_exact(t) or not needs_exact))
         if first is None:
@@ -210,7 +249,7 @@ def make_expand(b: Builder) -> Any:
 
 
 def make_tile(b: Builder) -> Any:
-    x = b.any(lambda t: 1 <= (t.rank or 0) and t.type.elements <= LARGEST // 16)
+    x = b.any(lambda t: (t.rank or 0) >= 1 and t.type.elements <= LARGEST // 16)
     return None if x is None else x.tile([b.integer(1, 2) for _ in range(x.rank)])
 
 
@@ -224,7 +263,9 @@ def make_pad(b: Builder) -> Any:
         most = 2 if mode in ("constant", "edge") else min(2, size - (mode == "reflect"))
         amounts.append((b.integer(0, most), b.integer(0, most)))
     value = b.integer(0, 1)
-    return x.pad(amounts, mode=mode, value=value) if mode == "constant" else x.pad(amounts, mode=mode)
+    return (
+        x.pad(amounts, mode=mode, value=value) if mode == "constant" else x.pad(amounts, mode=mode)
+    )
 
 
 def make_concat(b: Builder) -> Any:
@@ -273,7 +314,9 @@ def make_gather(b: Builder) -> Any:
         return None
     axis = b.integer(0, x.rank - 1)
     size = x.type.static_shape[axis]
-    indices = b.graph.constant(b.rng.integers(0, size, b.shape(b.integer(0, 2), 16)).astype(np.int32))
+    indices = b.graph.constant(
+        b.rng.integers(0, size, b.shape(b.integer(0, 2), 16)).astype(np.int32)
+    )
     b.keep(indices, indices.operation.op.reference(), exact=True)
     return x.gather(indices, axis)
 
@@ -295,10 +338,12 @@ def axes_of(b: Builder, x: Tensor) -> Any:
 def reduction_maker(name: str, floats: bool, exact: bool) -> Maker:
     def make(b: Builder) -> Any:
         x = b.any(
-            lambda t: t.dtype is not nl.bool_
-            and (t.dtype.is_float or not floats)
-            and t.type.elements > 0
-            and (b.is_exact(t) or not exact)
+            lambda t: (
+                t.dtype is not nl.bool_
+                and (t.dtype.is_float or not floats)
+                and t.type.elements > 0
+                and (b.is_exact(t) or not exact)
+            )
         )
         if x is None:
             return None
@@ -331,10 +376,12 @@ def make_softmax(b: Builder) -> Any:
 
 def make_norm(b: Builder) -> Any:
     x = b.any(
-        lambda t: t.dtype.is_float
-        and (t.rank or 0) >= 2
-        and t.type.elements > 0
-        and t.type.static_shape[-1] > 1
+        lambda t: (
+            t.dtype.is_float
+            and (t.rank or 0) >= 2
+            and t.type.elements > 0
+            and t.type.static_shape[-1] > 1
+        )
     )
     if x is None:
         return None
@@ -369,10 +416,12 @@ def make_matmul(b: Builder) -> Any:
         return None
     inner = x.type.static_shape[-1]
     known = b.any(
-        lambda t: t.dtype is x.dtype
-        and t.rank == 2
-        and t.type.static_shape[0] == inner
-        and t.type.elements > 0
+        lambda t: (
+            t.dtype is x.dtype
+            and t.rank == 2
+            and t.type.static_shape[0] == inner
+            and t.type.elements > 0
+        )
     )
     if known is None or b.chance(0.4):
         batch = x.type.static_shape[:-2] if b.chance(0.3) else ()
@@ -385,9 +434,7 @@ SIZES_OUT = (1, 2, 3, 8, 17, 32, 48)
 
 def image(b: Builder) -> Tensor:
     shape = (b.integer(1, 2), b.integer(3, 8), b.integer(3, 9), b.integer(3, 9))
-    found = b.any(
-        lambda t: t.dtype.is_float and t.rank == 4 and min(t.type.static_shape[1:]) >= 3
-    )
+    found = b.any(lambda t: t.dtype.is_float and t.rank == 4 and min(t.type.static_shape[1:]) >= 3)
     return found if found is not None and b.chance(0.7) else b.leaf(shape, nl.float32)
 
 

@@ -1,4 +1,4 @@
-"""Small models that the schedule tests count kernels of, and a plan of them without machine code."""
+"""Small models to count kernels of, and a plan of them without machine code."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The arena: nothing that lives at one time shares bytes, and small networks reach the lower bound."""
+"""The arena: what lives at one time shares no bytes, and small networks need no more than that."""
 
 from __future__ import annotations
 

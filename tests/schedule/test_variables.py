@@ -1,4 +1,4 @@
-"""Assignments: in place where that is legal, old values for those who read them, control respected."""
+"""Assignments: in place where that is legal, old values for who reads them, control respected."""
 
 from __future__ import annotations
 
@@ -359,7 +359,9 @@ def test_self_assignment_and_empty_variables(device: str) -> None:
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64", "int32", "uint8", "bool"])
 def test_in_place_in_every_width(dtype: str, device: str) -> None:
     graph = nl.Graph()
-    start = np.array([0, 1, 0, 1, 1, 0, 1], getattr(nl, dtype if dtype != "bool" else "bool_").numpy)
+    start = np.array(
+        [0, 1, 0, 1, 1, 0, 1], getattr(nl, dtype if dtype != "bool" else "bool_").numpy
+    )
     v = graph.variable(start)
     step = v.assign(~v) if dtype == "bool" else v.assign(v + v)
     assert len(plan(graph, {}, (), [step]).program.commands) == 1

@@ -205,11 +205,12 @@ def test_a_contraction_reads_half_operands_from_memory():
     graph = nl.Graph()
     x, w = graph.placeholder((64, 64), name="x"), graph.variable(normal(64, 64), name="w")
     graph.autocast = "bfloat16"
-    y = nl.matmul(nl.relu(nl.matmul(x, w)), w)
+    y = nl.matmul(nl.relu(nl.matmul(x, w, name="first")), w)
     executable = graph.compile({x: (64, 64)}, [y], device="cpu")
     text = executable.as_text("schedule")
     assert executable.kernel_count == 4, text
-    assert "matmul cast_2 relu cast_3" in text, "what follows the first one is stitched to it"
+    stitched = {"first", "relu"}
+    assert any(stitched <= set(line.split()) for line in text.splitlines()), text
 
 
 def test_a_cast_rounds_wherever_it_is_stitched():

@@ -165,7 +165,9 @@ def test_graph_run_async() -> None:
     y = x * 2.0
     bad = nl.matmul(x, z)
     assert graph.run_async({x: np.ones((1, 2), np.float32)}, [y]).result(WAIT)[y].shape == (1, 2)
-    failing = graph.run_async({x: np.ones((2, 2), np.float32), z: np.ones((5, 3), np.float32)}, [bad])
+    failing = graph.run_async(
+        {x: np.ones((2, 2), np.float32), z: np.ones((5, 3), np.float32)}, [bad]
+    )
     with pytest.raises(ShapeError):
         failing.result(WAIT)
 

@@ -256,11 +256,12 @@ def test_feeds_that_do_not_fit(form: str, kind: str) -> None:
     make, received = WRONG_FEEDS[kind]
     executable = two_inputs()
     a, b = executable.inputs
+    run = {
+        "executable": lambda: executable.run([arange(2, 3), make()]),
+        "graph": lambda: executable.graph.run({a: arange(2, 3), b: make()}, executable.targets),
+    }[form]
     with pytest.raises(FeedError) as caught:
-        if form == "executable":
-            executable.run([arange(2, 3), make()])
-        else:
-            executable.graph.run({a: arange(2, 3), b: make()}, executable.targets)
+        run()
     assert caught.value.asked == "feed b"
     assert caught.value.tensor == "b"
     assert received in str(caught.value.received)

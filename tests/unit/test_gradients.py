@@ -98,7 +98,11 @@ def test_seed() -> None:
 
 @pytest.mark.parametrize(
     ("shape", "dtype", "error"),
-    [((2,), nl.float32, ShapeError), ((), nl.float32, ShapeError), ((2, 2), nl.float64, DTypeError)],
+    [
+        ((2,), nl.float32, ShapeError),
+        ((), nl.float32, ShapeError),
+        ((2, 2), nl.float64, DTypeError),
+    ],
 )
 def test_seed_that_does_not_fit(shape, dtype, error) -> None:
     graph = nl.Graph()
@@ -134,7 +138,9 @@ def test_unknown_rank() -> None:
     slope = graph.gradients((x.exp() * x).sum(), [x])[x]
     for shape in ((), (3,), (2, 2)):
         a = np.full(shape, 0.5, np.float32)
-        np.testing.assert_allclose(graph.run({x: a}, [slope])[slope], np.exp(a) * (a + 1), rtol=1e-6)
+        np.testing.assert_allclose(
+            graph.run({x: a}, [slope])[slope], np.exp(a) * (a + 1), rtol=1e-6
+        )
 
 
 def test_broadcasting_sums_back() -> None:

@@ -144,7 +144,15 @@ def test_zero_length_dimensions(device: str) -> None:
     graph = nl.Graph()
     x = graph.placeholder((0, 3))
     w = graph.placeholder((3, 4))
-    targets = [x + 1.0, x.sum(), x.sum(1), nl.matmul(x, w), x.transpose(), x.max(1), x.reshape((0,))]
+    targets = [
+        x + 1.0,
+        x.sum(),
+        x.sum(1),
+        nl.matmul(x, w),
+        x.transpose(),
+        x.max(1),
+        x.reshape((0,)),
+    ]
     feeds = {x: np.zeros((0, 3), np.float32), w: np.ones((3, 4), np.float32)}
     found = graph.run(feeds, targets, device=device)
     assert [found[t].shape for t in targets] == [(0, 3), (), (0,), (0, 4), (3, 0), (0,), (0,)]

@@ -148,9 +148,15 @@ def broken_pass(change: Callable[[Computation], Computation]) -> object:
     return Broken()
 
 
-def with_pass(monkeypatch: pytest.MonkeyPatch, change: Callable[[Computation], Computation]) -> None:
+def with_pass(
+    monkeypatch: pytest.MonkeyPatch, change: Callable[[Computation], Computation]
+) -> None:
     original = pipeline.optimising
-    monkeypatch.setattr(pipeline, "optimising", lambda *given: (*original(*given), broken_pass(change)))
+
+    def longer(*given: object) -> tuple[object, ...]:
+        return (*original(*given), broken_pass(change))
+
+    monkeypatch.setattr(pipeline, "optimising", longer)
 
 
 def duplicate_names(source: Computation) -> Computation:

@@ -15,7 +15,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from niello.backends.cuda import compile as nvrtc
 from niello.backends.cuda.libraries import attributes_of
 from niello.backends.cuda.tuning import Call, fastest, random_buffer
 from niello.core.errors import BackendUnavailable, DeviceError
@@ -118,7 +117,6 @@ class Cudnn:
         self._stream: int | None = None
         self._plans: dict[Any, Plan] = {}
         self._refused: dict[Any, str] = {}
-        self._permute: dict[str, Any] = {}
         self._workspace: Buffer | None = None
 
     def refusal(self, command: LibraryCall) -> str:
@@ -255,14 +253,7 @@ class Cudnn:
     def _move(self, name: str, stream: Any, source: int, target: int, strided: Dims) -> None:
         """Permute weights between [O, H, W, I] order and another."""
         driver = self._device.driver
-        function = self._permute.get(name)
-        if function is None:
-            (cubin,) = nvrtc.compile_sources([_PERMUTE], self._device.arch)
-            module = driver.check("cuModuleLoadData", driver.api.cuModuleLoadData(cubin))
-            for entry in ("gather2", "scatter2", "gather4", "scatter4"):
-                answer = driver.api.cuModuleGetFunction(module, entry.encode())
-                self._permute[entry] = driver.check("cuModuleGetFunction", answer)
-            function = self._permute[name]
+        function = self._device.function(_PERMUTE, name)
         order = (0, 2, 3, 1)
         shape = _Shape(
             (ctypes.c_int * 4)(*(strided[0][i] for i in order)),

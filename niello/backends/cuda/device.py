@@ -50,6 +50,7 @@ class CudaDevice:
         self.lock = threading.RLock()
         self.libraries = Libraries(self)
         self._capturing: Any = None
+        self._functions: dict[tuple[str, str], Any] = {}
         self._pool = DevicePool(driver, self.stream)
         self._staging = Staging(driver, self.stream)
         # Filled by finalizers, at any moment and on any thread; emptied by `settle`.
@@ -201,27 +202,20 @@ class CudaDevice:
             answer = api.cuMemcpyDtoDAsync(target, source, size, self.stream)
             self.driver.check("cuMemcpyDtoDAsync", answer)
 
-    def capture(self, queue: Callable[[Any], Any]) -> Any:
-        """A CUDA graph of what `queue` queues on the stream that it is given. Hold the lock."""
-        driver, api = self.driver, self.driver.api
+    def capture_stream(self) -> Any:
+        """The stream on which graphs are recorded. Hold the lock."""
         if self._capturing is None:
-            self._capturing = driver.new_stream()
-        stream = self._capturing
-        mode = api.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_RELAXED
-        driver.check("cuStreamBeginCapture", api.cuStreamBeginCapture(stream, mode))
-        try:
-            queue(stream)
-        except BaseException:
-            # The capture must end all the same; what it gives is of no use.
-            status, graph = api.cuStreamEndCapture(stream)
-            if not status.value:
-                api.cuGraphDestroy(graph)
-            raise
-        graph = driver.check("cuStreamEndCapture", api.cuStreamEndCapture(stream))
-        try:
-            return driver.check("cuGraphInstantiate", api.cuGraphInstantiate(graph, 0))
-        finally:
-            driver.check("cuGraphDestroy", api.cuGraphDestroy(graph))
+            self._capturing = self.driver.new_stream()
+        return self._capturing
+
+    def function(self, source: str, entry: str) -> Any:
+        """A kernel of the back end's own, compiled when it is first used."""
+        from niello.backends.cuda.graphs import load_function
+
+        found = self._functions.get((source, entry))
+        if found is None:
+            found = self._functions[source, entry] = load_function(self, source, entry)
+        return found
 
     def settle(self) -> None:
         """Make this thread ready for the driver, and let go of memory shared with other libraries

@@ -1,21 +1,21 @@
 """A compiled command list on a CUDA device: played as a CUDA graph, one launch for a whole run.
 
 The first run with a set of buffers queues every command by itself; when the same buffers come again
-the commands are captured into a graph, which later runs launch. Buffers come again because the
-device's pool hands out what was dropped last.
+the commands are recorded into a graph, which later runs launch. Buffers come again because the
+device's pool hands out what was dropped last. Commands under a predicate are always recorded.
 """
 
 from __future__ import annotations
 
 import ctypes
+import itertools
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from niello.backends.cuda import compile as nvrtc
+from niello.backends.cuda.graphs import Recording
 from niello.backends.cuda.tuning import seconds_of
 from niello.codegen.gpu.kernel import GpuKernel, Launch
 from niello.core.errors import CompilerBug, CorruptFile, DeviceError, UnsupportedOp
@@ -79,9 +79,8 @@ class CudaProgram:
         self._steps = [self._step(c) for c in program.commands]
         calls = any(isinstance(c, LibraryCall) for c in program.commands)
         # One kernel is launched as fast as a graph of it; one library call is not.
-        self._worth_a_graph = (calls or len(self._steps) > 1) and all(
-            s.predicate is None for s in self._steps
-        )
+        self._worth_a_graph = calls or len(self._steps) > 1
+        self._predicated = any(s.predicate is not None for s in self._steps)
         self._graphs: OrderedDict[tuple[int, ...], Any] = OrderedDict()
         self._seen: OrderedDict[tuple[int, ...], None] = OrderedDict()
 
@@ -238,37 +237,78 @@ class CudaProgram:
         with device.lock:
             device.settle()
             graph = self._graphs.get(key)
-            if graph is None:
-                graph = self._first_runs(key)
             if graph is not None:
-                status = device.driver.api.cuGraphLaunch(graph, device.stream)[0]
-                if status.value:
-                    device.driver.fail("cuGraphLaunch", status)
+                self._launch(graph)
+            elif self._predicated or (self._worth_a_graph and self._seen.pop(key, 0) is None):
+                self._launch(self._recorded(key, None))
+            else:
+                self._queue(key)
 
-    def _first_runs(self, key: tuple[int, ...]) -> Any:
-        """A graph when these buffers came before; otherwise None, and the run is queued."""
-        if self._worth_a_graph and self._seen.pop(key, 0) is None:
-            graph = self._graphs[key] = self._capture(key)
-            while len(self._graphs) > GRAPHS:
-                _, old = self._graphs.popitem(last=False)
-                driver = self._device.driver
-                driver.check("cuGraphExecDestroy", driver.api.cuGraphExecDestroy(old))
-            return graph
+    def play_if(self, handles: Sequence[int], predicate: int, offset: int) -> None:
+        """Queue a run that skips everything when the 32-bit word `offset` bytes into a buffer is
+        zero by then."""
+        word = predicate + offset
+        key = (*handles, word)
+        with self._device.lock:
+            self._device.settle()
+            graph = self._graphs.get(key)
+            self._launch(self._recorded(key, word) if graph is None else graph)
+
+    def _launch(self, graph: Any) -> None:
+        driver = self._device.driver
+        status = driver.api.cuGraphLaunch(graph, self._device.stream)[0]
+        if status.value:
+            driver.fail("cuGraphLaunch", status)
+
+    def _queue(self, key: tuple[int, ...]) -> None:
+        """Queue the commands one by one, and remember the buffers."""
         self._seen[key] = None
         while len(self._seen) > SEEN:
             self._seen.popitem(last=False)
         stream = self._device.stream
         for step in self._steps:
-            if step.predicate is None or self._enabled(step.predicate, key):
-                step.play(stream, key)
-        return None
+            step.play(stream, key)
 
-    def _capture(self, handles: tuple[int, ...]) -> Any:
-        def queue(stream: Any) -> None:
-            for step in self._steps:
-                step.play(stream, handles)
+    def _recorded(self, key: tuple[int, ...], word: int | None) -> Any:
+        """A graph for these buffers, kept for the next run; under a condition with a word."""
+        recording = Recording(self._device)
+        try:
+            if word is None:
+                self._record(recording, recording.graph, key)
+            else:
+                handles = key[:-1]
+                recording.condition(
+                    recording.graph,
+                    [],
+                    word,
+                    lambda body: self._record(recording, body, handles),
+                )
+            graph = self._graphs[key] = recording.finish()
+        finally:
+            recording.close()
+        while len(self._graphs) > GRAPHS:
+            _, old = self._graphs.popitem(last=False)
+            driver = self._device.driver
+            driver.check("cuGraphExecDestroy", driver.api.cuGraphExecDestroy(old))
+        return graph
 
-        return self._device.capture(queue)
+    def _record(self, recording: Recording, graph: Any, handles: Sequence[int]) -> None:
+        after: list[Any] = []
+        for predicate, run in itertools.groupby(self._steps, lambda s: s.predicate):
+            steps = list(run)
+
+            def queue(stream: Any, steps: list[Step] = steps) -> None:
+                for step in steps:
+                    step.play(stream, handles)
+
+            if predicate is None:
+                after = recording.commands(graph, after, queue)
+                continue
+
+            def body(inner: Any, queue: Callable[[Any], None] = queue) -> None:
+                recording.commands(inner, [], queue)
+
+            after = recording.condition(graph, after, predicate.address(handles), body)
 
     def command_seconds(self, handles: Sequence[int]) -> list[float]:
         """Device time of each command, measured alone on these buffers."""
@@ -276,15 +316,6 @@ class CudaProgram:
             seconds_of(self._device, lambda stream, step=step: step.play(stream, handles))  # type: ignore[misc]
             for step in self._steps
         ]
-
-    def _enabled(self, predicate: Where, handles: Sequence[int]) -> bool:
-        word = np.zeros(1, np.uint32)
-        driver, stream = self._device.driver, self._device.stream
-        target = word.__array_interface__["data"][0]
-        answer = driver.api.cuMemcpyDtoHAsync(target, predicate.address(handles), 4, stream)
-        driver.check("cuMemcpyDtoHAsync", answer)
-        driver.check("cuStreamSynchronize", driver.api.cuStreamSynchronize(stream))
-        return bool(word[0])
 
     def __del__(self) -> None:
         graphs = getattr(self, "_graphs", {})

@@ -1,6 +1,6 @@
 """Kernels as CUDA C++ for NVRTC: self-contained text, no headers.
 
-    render(kernel, architecture=90) -> GpuKernel
+render(kernel, architecture=90) -> GpuKernel
 """
 
 from __future__ import annotations

@@ -11,90 +11,137 @@ def _define(name: str, text: str) -> None:
     _TEXTS[name] = text.strip() + "\n"
 
 
-_define("nl_float16_to_float", """
+_define(
+    "nl_float16_to_float",
+    """
 __device__ inline float nl_float16_to_float(unsigned h) {
   float f;
   asm("cvt.f32.f16 %0, %1;" : "=f"(f) : "h"((unsigned short)h));
   return f;
 }
-""")
-_define("nl_float_to_float16", """
+""",
+)
+_define(
+    "nl_float_to_float16",
+    """
 __device__ inline unsigned nl_float_to_float16(float f) {
   unsigned short h;
   asm("cvt.rn.f16.f32 %0, %1;" : "=h"(h) : "f"(f));
   return h;
 }
-""")
-_define("nl_bfloat16_to_float", """
+""",
+)
+_define(
+    "nl_bfloat16_to_float",
+    """
 __device__ inline float nl_bfloat16_to_float(unsigned h) { return __uint_as_float(h << 16); }
-""")
-_define("nl_float_to_bfloat16", """
+""",
+)
+_define(
+    "nl_float_to_bfloat16",
+    """
 __device__ inline unsigned nl_float_to_bfloat16(float f) {
   unsigned short h;
   asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(h) : "f"(f));
   return h;
 }
-""")
-_define("nl_to_int", """
+""",
+)
+_define(
+    "nl_to_int",
+    """
 template <class T> __device__ inline int nl_to_int(T x) {
   if (x != x) return 0;
   if (x >= (T)2147483648.0) return 2147483647;
   return x <= (T)-2147483648.0 ? -2147483647 - 1 : (int)x;
 }
-""")
-_define("nl_to_long", """
+""",
+)
+_define(
+    "nl_to_long",
+    """
 template <class T> __device__ inline long long nl_to_long(T x) {
   if (x != x) return 0;
   if (x >= (T)9223372036854775808.0) return 9223372036854775807ll;
   return x <= (T)-9223372036854775808.0 ? -9223372036854775807ll - 1 : (long long)x;
 }
-""")
-_define("nl_to_uint", """
+""",
+)
+_define(
+    "nl_to_uint",
+    """
 template <class T> __device__ inline unsigned nl_to_uint(T x) { return (unsigned)nl_to_long(x); }
-""")
-_define("nl_to_ulong", """
+""",
+)
+_define(
+    "nl_to_ulong",
+    """
 template <class T> __device__ inline unsigned long long nl_to_ulong(T x) {
   if (!(x > (T)0)) return 0;
   return x >= (T)18446744073709551616.0 ? 18446744073709551615ull : (unsigned long long)x;
 }
-""")
-_define("nl_double_as_ulong", """
+""",
+)
+_define(
+    "nl_double_as_ulong",
+    """
 __device__ inline unsigned long long nl_double_as_ulong(double x) {
   return (unsigned long long)__double_as_longlong(x);
 }
-""")
-_define("nl_ulong_as_double", """
+""",
+)
+_define(
+    "nl_ulong_as_double",
+    """
 __device__ inline double nl_ulong_as_double(unsigned long long x) {
   return __longlong_as_double((long long)x);
 }
-""")
-_define("nl_negative", """
+""",
+)
+_define(
+    "nl_negative",
+    """
 __device__ inline int nl_negative(int a) { return (int)(0u - (unsigned)a); }
 __device__ inline long long nl_negative(long long a) {
   return (long long)(0ull - (unsigned long long)a);
 }
-""")
-_define("nl_abs", """
+""",
+)
+_define(
+    "nl_abs",
+    """
 template <class T> __device__ inline T nl_abs(T a) { return a < 0 ? nl_negative(a) : a; }
-""")
-_define("nl_truncdiv", """
+""",
+)
+_define(
+    "nl_truncdiv",
+    """
 template <class T> __device__ inline T nl_truncdiv(T a, T b) {
   return b == 0 ? 0 : b == -1 ? nl_negative(a) : a / b;
 }
-""")
-_define("nl_truncmod", """
+""",
+)
+_define(
+    "nl_truncmod",
+    """
 template <class T> __device__ inline T nl_truncmod(T a, T b) {
   return b == 0 || b == -1 ? 0 : a % b;
 }
-""")
-_define("nl_floordiv", """
+""",
+)
+_define(
+    "nl_floordiv",
+    """
 template <class T> __device__ inline T nl_floordiv(T a, T b) {
   const T q = nl_truncdiv(a, b);
   const T r = nl_truncmod(a, b);
   return r != 0 && (r < 0) != (b < 0) ? q - 1 : q;
 }
-""")
-_define("nl_floormod", """
+""",
+)
+_define(
+    "nl_floormod",
+    """
 template <class T> __device__ inline T nl_floormod(T a, T b) {
   const T r = nl_truncmod(a, b);
   return r != 0 && (r < 0) != (b < 0) ? r + b : r;
@@ -105,24 +152,37 @@ __device__ inline float nl_floormod(float a, float b) {
 __device__ inline double nl_floormod(double a, double b) {
   return b == 0.0 ? 0.0 : a - floor(a / b) * b;
 }
-""")
-_define("nl_floordiv_positive", """
+""",
+)
+_define(
+    "nl_floordiv_positive",
+    """
 template <class T> __device__ inline T nl_floordiv_positive(T a, T b) {
   const T q = a / b;
   return a - q * b < 0 ? q - 1 : q;
 }
-""")
-_define("nl_floormod_positive", """
+""",
+)
+_define(
+    "nl_floormod_positive",
+    """
 template <class T> __device__ inline T nl_floormod_positive(T a, T b) {
   const T r = a % b;
   return r < 0 ? r + b : r;
 }
-""")
-_define("nl_div_unsigned", """
+""",
+)
+_define(
+    "nl_div_unsigned",
+    """
 template <class T> __device__ inline T nl_div_unsigned(T a, T b) { return b == 0 ? 0 : a / b; }
-""")
-_define("nl_mod_unsigned", """
+""",
+)
+_define(
+    "nl_mod_unsigned",
+    """
 template <class T> __device__ inline T nl_mod_unsigned(T a, T b) { return b == 0 ? 0 : a % b; }
-""")
+""",
+)
 
 HELPERS = Helpers(_TEXTS)

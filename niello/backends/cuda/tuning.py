@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from niello.backends.cuda.graphs import Recording
 from niello.core.dtypes import BY_NAME
 from niello.core.errors import DeviceError
 from niello.runtime.buffer import Buffer
@@ -79,7 +80,17 @@ def _seconds(device: CudaDevice, call: Call) -> float:
 
 def _measure(device: CudaDevice, call: Call, count: int) -> float:
     driver, api = device.driver, device.driver.api
-    graph = device.capture(lambda stream: [call(stream) for _ in range(count)])
+
+    def queue(stream: Any) -> None:
+        for _ in range(count):
+            call(stream)
+
+    recording = Recording(device)
+    try:
+        recording.commands(recording.graph, [], queue)
+        graph = recording.finish()
+    finally:
+        recording.close()
     best = math.inf
     try:
         for turn in range(4):

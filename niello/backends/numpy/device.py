@@ -12,7 +12,16 @@ from niello.core import dtypes
 from niello.core.errors import CompilerBug, UnsupportedOp
 from niello.kernel.interpret import interpret
 from niello.kernel.text import print_kernel
-from niello.runtime.commands import BufferRef, Command, Copy, Dispatch, Fill, LibraryCall, Program
+from niello.runtime.commands import (
+    BufferRef,
+    Command,
+    Copy,
+    Dispatch,
+    Fill,
+    LibraryCall,
+    Program,
+    Space,
+)
 from niello.runtime.device import HostDevice
 from niello.runtime.target import Backend, CompileOptions, Limits
 
@@ -44,14 +53,25 @@ class NumpyLoaded:
         self.program = program
 
     def play(self, handles: Sequence[int]) -> None:
-        """Run all commands on the memory at the addresses `handles`, one for each buffer."""
+        """Run all commands on the memory at the addresses `handles`, one for each buffer.
+
+        Variables keep their values when a command fails (no memory, an interrupt).
+        """
         memory = [
             _memory(address, size)
             for address, (_, _, size) in zip(handles, self.program.buffers(), strict=True)
         ]
-        for command in self.program.commands:
-            if self._enabled(memory, command):
-                self._run(memory, command)
+        first = self.program.argument(Space.VARIABLE, 0)
+        variables = memory[first : first + len(self.program.variables)]
+        before = [v.copy() for v in variables]
+        try:
+            for command in self.program.commands:
+                if self._enabled(memory, command):
+                    self._run(memory, command)
+        except BaseException:
+            for now, old in zip(variables, before, strict=True):
+                now[:] = old
+            raise
 
     def image(self) -> bytes:
         return b""

@@ -146,7 +146,7 @@ def check(command: Dispatch, kernel: GpuKernel, limits: dict[str, int]) -> None:
     """Refuse launches beyond the device's limits. Raises LimitExceeded."""
     for launch in kernel.launches:
         sizes = [
-            kernel.scratch[a.scratch] if a.slot is None else command.buffers[a.slot].bytes
+            kernel.scratch[a.scratch or 0] if a.slot is None else command.buffers[a.slot].bytes
             for a in launch.arguments
         ]
         x, y, z = launch.block

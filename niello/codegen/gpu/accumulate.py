@@ -138,7 +138,9 @@ class Team:
         if self.size == 1:
             return "0"
         if self.rows:
-            return self.thread if self.size == self.threads else f"({self.thread} & {self.size - 1})"
+            return (
+                self.thread if self.size == self.threads else f"({self.thread} & {self.size - 1})"
+            )
         return f"({self.thread} / {self.stride})"
 
     def place(self) -> str:
@@ -168,9 +170,7 @@ class Team:
         return found
 
     def _named(self, parts: list[str], like: list[Val], scope: Scope) -> list[Val]:
-        return [
-            self.em.constant(scope, v.reg, text) for text, v in zip(parts, like, strict=True)
-        ]
+        return [self.em.constant(scope, v.reg, text) for text, v in zip(parts, like, strict=True)]
 
     def _shuffled(self, node: Expr, parts: list[Val], size: int, scope: Scope) -> list[Val]:
         mask = size // 2
@@ -202,7 +202,8 @@ class Team:
         names: list[str] = []
         for v in parts:
             fit = [
-                n for n, (r, size) in self.shared.items()
+                n
+                for n, (r, size) in self.shared.items()
                 if n not in names and r is v.reg and size >= elements
             ]
             if not fit:
@@ -221,7 +222,11 @@ class Team:
         names = self._arrays(parts, self.threads // 32, scope)
         self._write(names, f"{self.thread} / 32", parts, scope, f"({self.thread} & 31) == 0")
         first = "0" if self.size == self.threads else f"{self.thread} / {self.size} * {warps}"
-        own = f"{first} + ({self.thread} & {warps - 1})" if first != "0" else f"({self.thread} & {warps - 1})"
+        own = (
+            f"{first} + ({self.thread} & {warps - 1})"
+            if first != "0"
+            else f"({self.thread} & {warps - 1})"
+        )
         read = self._named([f"{n}[{own}]" for n in names], parts, scope)
         return self._shuffled(node, read, warps, scope)
 
@@ -259,7 +264,9 @@ class Team:
             texts = [f"{n}[{place} + {k * self.stride}]" for n in names]
             read = [v.text for v in self._named(texts, parts, scope)]
             if total:
-                read = [v.text for v in self._named(combine(self.em, node, total, read), parts, scope)]
+                read = [
+                    v.text for v in self._named(combine(self.em, node, total, read), parts, scope)
+                ]
             total = read
         return [Val(t, v.reg) for t, v in zip(total, parts, strict=True)]
 

@@ -120,9 +120,7 @@ class Dialect(ABC):
     ) -> tuple[list[str], list[str]]:
         """Lines that read neighbouring elements of a shared array, and the text of each."""
         names = [f"{name}_{n}" for n in range(width)]
-        lines = [
-            self.constant_line(reg, x, f"{array}[{index} + {n}]") for n, x in enumerate(names)
-        ]
+        lines = [self.constant_line(reg, x, f"{array}[{index} + {n}]") for n, x in enumerate(names)]
         return lines, names
 
     @abstractmethod

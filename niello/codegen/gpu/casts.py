@@ -7,14 +7,18 @@ from niello.codegen.gpu.registers import Reg, register_of
 from niello.core.dtypes import DType, bool_, float32
 
 
-def cast_text(dialect: Dialect, text: str, held: Reg, source: DType, target: DType, want: Reg) -> str:
+def cast_text(
+    dialect: Dialect, text: str, held: Reg, source: DType, target: DType, want: Reg
+) -> str:
     """The value of `text`, of dtype `source` in register `held`, as dtype `target` in `want`."""
     if target is bool_:
         return _to_bool(dialect, text, held, source)
     if source.is_half:
         as_float = dialect.half_to_float(text, source)
-        return as_float if target is float32 else _numeric(
-            dialect, as_float, Reg.F32, float32, target, want
+        return (
+            as_float
+            if target is float32
+            else _numeric(dialect, as_float, Reg.F32, float32, target, want)
         )
     return _numeric(dialect, text, held, source, target, want)
 
@@ -56,4 +60,8 @@ def bitcast_text(dialect: Dialect, text: str, source: DType, target: DType) -> s
     if source.bits >= 32:
         return dialect.bitcast(text, held, want)
     result = dialect.convert(text, held, want)
-    return dialect.wrapped(result, target) if target.is_integer else f"({result} & {dialect.literal(0xFFFF, want)})"
+    return (
+        dialect.wrapped(result, target)
+        if target.is_integer
+        else f"({result} & {dialect.literal(0xFFFF, want)})"
+    )

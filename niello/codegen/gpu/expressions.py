@@ -101,7 +101,9 @@ class Emitter:
         """What must be known before a node; reductions evaluate their own bodies."""
         if isinstance(node, Load):
             lanes = scope.lanes
-            together = lanes is not None and self._together(node.param, node.index, node.gate, lanes)
+            together = lanes is not None and self._together(
+                node.param, node.index, node.gate, lanes
+            )
             parts = [] if together else [node.index]
             return (*parts, node.gate) if node.gate is not None else tuple(parts)
         if isinstance(node, (Reduce, ArgReduce, Contract, Const, Range)):
@@ -212,7 +214,9 @@ class Emitter:
             texts = [self.dialect.scalar("and", dtype, reg, [texts[0], mask])]
         if reg is Reg.I32 and dtype is int64:
             # Index arithmetic that is known not to wrap.
-            return self.dialect.scalar(name + "_exact" if name in _EXACT else name, dtype, reg, texts)
+            return self.dialect.scalar(
+                name + "_exact" if name in _EXACT else name, dtype, reg, texts
+            )
         return self.dialect.scalar(name, dtype, reg, texts)
 
     def _unsigned(self, name: str, reg: Reg, texts: list[str]) -> str:
@@ -220,7 +224,9 @@ class Emitter:
         dialect = self.dialect
         unsigned = {Reg.I32: Reg.U32, Reg.I64: Reg.U64}.get(reg, reg)
         a, b = (dialect.convert(t, reg, unsigned) for t in texts)
-        text = dialect.scalar("div_any" if name.endswith("div") else "mod_any", int64, unsigned, [a, b])
+        text = dialect.scalar(
+            "div_any" if name.endswith("div") else "mod_any", int64, unsigned, [a, b]
+        )
         return dialect.convert(text, unsigned, reg)
 
     def _common(self, node: Fn, args: Sequence[Val]) -> Reg:
@@ -278,9 +284,7 @@ class Emitter:
         first = substitute(node.index, {lanes.axis: const(0, int64)})
         index = self.subscript(first, lanes.base)
         gate = self.dialect.all_of(gates) if gates else None
-        lines, texts = self.dialect.load_lanes(
-            node.param, index, lanes.width, self.name("w"), gate
-        )
+        lines, texts = self.dialect.load_lanes(node.param, index, lanes.width, self.name("w"), gate)
         for line in lines:
             lanes.base.block.add(line)
         reg = register_of(node.dtype)
@@ -309,7 +313,9 @@ class Emitter:
                 continue
             index = self.value(s.index, scope)
             tests = self.guards(scope) + scope.live + ([] if gate is None else [gate.text])
-            self.store(s.param, index, self.converted(value, register_of(s.param.dtype)), tests, scope)
+            self.store(
+                s.param, index, self.converted(value, register_of(s.param.dtype)), tests, scope
+            )
 
     def store(
         self, param: Param, index: Val, value: Val, tests: Sequence[str], scope: Scope

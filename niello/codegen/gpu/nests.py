@@ -132,9 +132,7 @@ class NestWriter:
             # Teams beyond the end go along, for the barriers, and store nothing.
             active = em.constant(scope, Reg.BOOL, f"({unit.text} < {extent})", "live").text
             last = em.dialect.literal(extent - 1, Reg.I32)
-            unit = em.constant(
-                scope, Reg.I32, em.dialect.select(active, unit.text, last), "u"
-            )
+            unit = em.constant(scope, Reg.I32, em.dialect.select(active, unit.text, last), "u")
         inner = scope.beside({self.units.chunk: unit})
         self._unit([inner], active)
 
@@ -437,4 +435,3 @@ class _UnitWriter:
         rank = team.rank()
         head = em.dialect.loop(name, rank, self._chunk_count(phase, flat), str(team.size))
         self.base.block.close(head, inner.block)
-

@@ -113,9 +113,7 @@ def _entry(
 ) -> tuple[Entry, list[str]]:
     """The entry point that runs the nests of a level, each on blocks of its own."""
     em = Emitter(dialect, inline_reduce, dialect.stage)
-    mapped = [
-        (x, map_nest(x, target, dialect.word_bytes)) for x in level if isinstance(x, Nest)
-    ]
+    mapped = [(x, map_nest(x, target, dialect.word_bytes)) for x in level if isinstance(x, Nest)]
     mappings = dict(mapped)
     threads = threads_wanted(mapped, target)
     writers: list[NestWriter | ScatterWriter | TileWriter] = []

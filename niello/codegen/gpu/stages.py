@@ -25,6 +25,7 @@ from niello.codegen.gpu.contract import (
 from niello.codegen.gpu.phases import Nest, lanes_over_units, nest_of
 from niello.codegen.gpu.scatter import Scatter
 from niello.codegen.gpu.target import GpuTarget
+from niello.codegen.gpu.teams import map_nest
 from niello.codegen.gpu.tiles import choose_tile, parts_for
 from niello.codegen.plan import collapse_stores
 from niello.codegen.rows import level_of, placed, replace
@@ -49,8 +50,7 @@ from niello.kernel.ir import (
 
 SCRATCH_SLOT = 1000  # scratch buffers are parameters from here on
 _SMALL = 1 << 15  # points for which another launch costs more than it brings
-_LEAST_PART = 8192  # points of a row that are worth a block of their own
-_LEAST_COLUMN = 128  # rows that a thread of a split column reduction adds up at least
+_LEAST_STEPS = 8  # accesses of a thread in its part of a split reduction
 
 
 Part = Nest | Scatter | Contraction
@@ -97,7 +97,9 @@ class _Planner:
             if any(r.extent == 0 for r in store.ranges):
                 continue
             value = collapse_reductions(_without_small_contracts(store.value), memo)
-            changed = Store(store.param, store.ranges, store.index, value, store.gate, store.combine)
+            changed = Store(
+                store.param, store.ranges, store.index, value, store.gate, store.combine
+            )
             groups.setdefault(store.ranges, []).append(changed)
         for ranges, stores in groups.items():
             combining = [s for s in stores if s.combine is not None]
@@ -268,13 +270,24 @@ class _Planner:
         points = math.prod(r.extent for r in node.ranges)  # type: ignore[attr-defined]
         if units * points < 2 * _SMALL or not node.ranges:  # type: ignore[attr-defined]
             return 1
-        nest = nest_of(ranges, [Store(Param(0, node.dtype, units, True), ranges, ravel(
-            ranges, [r.extent for r in ranges]), node, None, None)])
+        nest = nest_of(
+            ranges,
+            [
+                Store(
+                    Param(0, node.dtype, units, True),
+                    ranges,
+                    ravel(ranges, [r.extent for r in ranges]),
+                    node,
+                    None,
+                    None,
+                )
+            ],
+        )
         target = self.target
-        columns = lanes_over_units(ranges, nest.phases)
-        team = target.most_threads // 32 if columns else target.most_threads
-        workers = units * max(1, min(team, points // 8))
-        least = _LEAST_COLUMN * team // 4 if columns else _LEAST_PART
+        mapping = map_nest(nest, target, 4)
+        width = max(mapping.unit_lanes, mapping.row_lanes)
+        workers = -(-units // mapping.unit_lanes) * mapping.team
+        least = mapping.team * _LEAST_STEPS * (1 if not mapping.rows else width)
         if workers * 4 > target.fill or points < 2 * least:
             return 1
         extent = max(node.ranges, key=lambda r: r.extent).extent  # type: ignore[attr-defined]

@@ -20,4 +20,6 @@ class GpuTarget:
     most_blocks: int = 2**31 - 1  # along the first dimension of a grid
     most_buffers: int = 1 << 10  # of one launch
     tile_side: int = 8  # rows and columns of C that a thread of a contraction holds at most
-    tiles: tuple[str, ...] = ("registers",)  # inner tiles to try, best first (see tiles.INNER_TILES)
+    tiles: tuple[str, ...] = (
+        "registers",
+    )  # inner tiles to try, best first (see tiles.INNER_TILES)

@@ -14,6 +14,10 @@ from niello.codegen.gpu.target import GpuTarget
 from niello.kernel.ir import Expr, Param, Range, free_ranges
 
 
+_SIDE = 32  # neighbouring threads that take neighbouring units, so that they share accesses
+_DEEPEST = 32  # threads of a team that are not neighbours
+
+
 @dataclass(frozen=True)
 class Mapping:
     """How a nest runs: `team` threads share a unit, or `unit_lanes` neighbouring units.
@@ -44,8 +48,12 @@ class Mapping:
 
 def threads_wanted(nests: Sequence[tuple[Nest, Mapping]], target: GpuTarget) -> int:
     """Threads of a block for nests that run in one launch."""
-    teams = [m.team if m.rows else m.team * 32 for _, m in nests if m.team > 1]
-    return max([target.threads, *teams])
+    wanted = [target.threads]
+    for nest, m in nests:
+        groups = -(-nest.unit_count // m.unit_lanes)
+        across = 1 if m.rows else min(_SIDE, _power_above(groups))
+        wanted.append(min(m.team * across, target.most_threads) if m.team > 1 else 1)
+    return max(wanted)
 
 
 def map_nest(nest: Nest, target: GpuTarget, word_bytes: int) -> Mapping:
@@ -71,7 +79,8 @@ def _columns(nest: Nest, units: int, row: int, target: GpuTarget, word_bytes: in
         width = 1
     groups = -(-units // width)
     team = 1
-    most = min(target.most_threads // 32, _power(row // 4))
+    across = min(_SIDE, _power_above(groups))
+    most = min(_DEEPEST, target.most_threads // across, _power(row // 4))
     while team < most and groups * team < target.fill // 2:
         team *= 2
     return Mapping(team, False, width, 1, 1)
@@ -91,6 +100,11 @@ def _rows(nest: Nest, units: int, row: int, target: GpuTarget, word_bytes: int) 
     ):
         team *= 2
     return Mapping(team, True, 1, width, 1)
+
+
+def _power_above(n: int) -> int:
+    """The smallest power of two that is at least `n`."""
+    return 1 << max(0, n - 1).bit_length()
 
 
 def _power(n: int) -> int:

@@ -56,25 +56,36 @@ class Tile:
         return self.rows // self.SIDE, self.columns // self.SIDE
 
 
-TILES = (Tile(128, 128, 16), Tile(64, 64, 16), Tile(32, 32, 16))
 THREADS = Tile.SIDE * Tile.SIDE
+# Tiles, and how fast each is once the device is full, relative to the first.
+TILES = (
+    (Tile(128, 128, 16), 1.0),
+    (Tile(128, 64, 16), 0.85),
+    (Tile(64, 128, 16), 0.85),
+    (Tile(64, 64, 16), 0.7),
+    (Tile(32, 32, 16), 0.35),
+)
 
 
 def choose_tile(c: Contraction, target: GpuTarget) -> Tile:
-    """The largest tile that leaves enough blocks, and is not mostly empty."""
+    """The tile that should take the least time: large ones reuse more, small ones fill the device."""
     m, n = c.extent(c.m), c.extent(c.n)
-    wide = register_of(c.dtype).bytes == 8
-    for tile in TILES:
-        bytes = (tile.rows + 4 + tile.columns + 4) * tile.step * register_of(c.dtype).bytes
-        if tile.per_thread[0] > target.tile_side or (wide and tile.rows > 64):
-            continue
-        if bytes > target.shared_bytes:
-            continue
-        blocks = -(-m // tile.rows) * -(-n // tile.columns) * c.extent(c.z) * c.parts
-        filled = m * n / (-(-m // tile.rows) * tile.rows * (-(-n // tile.columns)) * tile.columns)
-        if tile is TILES[-1] or (blocks * THREADS * 4 >= target.fill and filled > 0.4):
-            return tile
-    return TILES[-1]
+    size = register_of(c.dtype).bytes
+    slots = max(1, target.fill // (4 * THREADS))
+
+    def time(choice: tuple[Tile, float]) -> float:
+        tile, speed = choice
+        blocks = -(-m // tile.rows) * -(-n // tile.columns) * c.extent(c.z)
+        rounds = blocks / slots if blocks > 4 * slots else -(-blocks // slots)
+        return rounds * tile.rows * tile.columns / speed
+
+    fitting = [
+        (t, speed)
+        for t, speed in TILES
+        if max(t.per_thread) * size <= 4 * target.tile_side
+        and (t.rows + t.columns + 8) * t.step * size <= target.shared_bytes
+    ]
+    return min(fitting or [TILES[-1]], key=time)[0]
 
 
 def parts_for(c: Contraction, tile: Tile, target: GpuTarget) -> int:
@@ -226,7 +237,9 @@ class RegisterTiles:
     def _wrap(self, scope: Scope, sums: list[list[Val]]) -> None:
         for line in sums:
             for total in line:
-                scope.block.add(f"{total.text} = {self.em.dialect.wrapped(total.text, self.c.dtype)};")
+                scope.block.add(
+                    f"{total.text} = {self.em.dialect.wrapped(total.text, self.c.dtype)};"
+                )
 
     def _vector_columns(self, group: int) -> bool:
         """Whether neighbouring columns can be stored at once."""
@@ -240,7 +253,8 @@ class RegisterTiles:
         """Loads of the epilogue that are the same for every row."""
         own = frozenset((n.chunk, n.lane))
         return [
-            x for x in walk([s.value for s in stores])
+            x
+            for x in walk([s.value for s in stores])
             if isinstance(x, Load) and free_ranges(x) and free_ranges(x) <= own
         ]
 
@@ -253,10 +267,14 @@ class RegisterTiles:
         for j in range(0, columns, n.width):
             place = _spread(f"({em_tid()} % {Tile.SIDE})", j, columns, self.tile.columns)
             text = f"({self.first_column.text} + {place})"
-            column = em.constant(scope, Reg.I32, f"{text} / {n.width}" if n.width > 1 else text, "n")
+            column = em.constant(
+                scope, Reg.I32, f"{text} / {n.width}" if n.width > 1 else text, "n"
+            )
             guard = None
             if self.n % self.tile.columns:
-                guard = em.constant(scope, Reg.BOOL, f"({column.text} < {self.n // n.width})", "g").text
+                guard = em.constant(
+                    scope, Reg.BOOL, f"({column.text} < {self.n // n.width})", "g"
+                ).text
             base = scope.beside({n.chunk: column})
             base.guard = guard
             lanes = Lanes(base, n.lane, [em.literal(x, Reg.I32) for x in range(n.width)])
@@ -297,7 +315,13 @@ class _Staging:
         size: int,
         stem: str,
     ) -> None:
-        self.owner, self.em, self.extent, self.first, self.size = owner, owner.em, extent, first, size
+        self.owner, self.em, self.extent, self.first, self.size = (
+            owner,
+            owner.em,
+            extent,
+            first,
+            size,
+        )
         self.step = owner.tile.step
         self.stem = stem
         self.along_k, self.width = self._direction(expr, ranges)
@@ -391,7 +415,9 @@ class _Staging:
 
     def _parts_exact(self) -> bool:
         c = self.owner.c
-        return c.part is not None and self.owner.k % c.part_size == 0 and c.part_size % self.step == 0
+        return (
+            c.part is not None and self.owner.k % c.part_size == 0 and c.part_size % self.step == 0
+        )
 
     def leave(self, scope: Scope, held: list[list[Val]]) -> None:
         """Write the elements to shared memory."""
@@ -411,7 +437,9 @@ class _Staging:
         group = min(4, count)
         for first in range(0, count, group):
             at = f"{k} * {self.pitch} + {_spread(thread, first, count, self.size)}"
-            lines, texts = em.dialect.load_shared(self.array, self.owner.reg, at, group, em.name("w"))
+            lines, texts = em.dialect.load_shared(
+                self.array, self.owner.reg, at, group, em.name("w")
+            )
             for line in lines:
                 scope.block.add(line)
             found += texts
