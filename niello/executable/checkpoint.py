@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import tempfile
+import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,9 @@ from niello.graph.tensor import VariableState
 def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
     """Write a file so that it is either the old one or the complete new one."""
     target = Path(path)
-    handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent or ".")
+    temporary = str(target.with_name(f".{target.name}.{os.getpid()}.{secrets.token_hex(4)}"))
+    # Unlike mkstemp, this gives the file the permissions that the user's umask says.
+    handle = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)

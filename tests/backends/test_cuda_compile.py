@@ -125,13 +125,17 @@ def test_products_by_their_strides():
     assert found["batch"] == 5 and found["a"] == (False, 24, 384) and found["c"] == (32, 512)
 
 
-def test_large_products_with_another_array():
-    a, b, c = product(nl.bfloat16, 4096, 4096, 4096)
-    y = a.graph.placeholder((4096, 4096), nl.bfloat16)
+def test_convolutions_take_activations_and_arrays_along():
+    graph = nl.Graph()
+    x = graph.placeholder((8, 28, 28, 32), nl.bfloat16)
+    w, b = graph.placeholder((3, 3, 32, 32), nl.bfloat16), graph.placeholder((32,), nl.bfloat16)
+    y = nl.conv2d(x, w, padding=1, data_layout="NHWC", weights_layout="HWIO") + b
     for f, name in ((nl.silu, "silu"), (nl.gelu, "gelu"), (nl.sigmoid, "sigmoid")):
-        (call,) = calls(program([a, b, c, y], [f(nl.matmul(a, b) + c) * y]))
-        assert call.function == "cudnn.matmul"
+        (call,) = calls(program([x, w, b], [f(y) * x]))
         assert dict(call.attributes)["epilogue"] == ("add channel", name, "mul full")
+    (call,) = calls(program([x, w, b], [(y + x).relu()]))
+    assert dict(call.attributes)["epilogue"] == ("add channel", "add full", "relu")
+    assert len(call.buffers) == 5
 
 
 def test_convolutions_and_their_gradients_are_claimed():

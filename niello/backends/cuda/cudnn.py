@@ -1,4 +1,4 @@
-"""Convolutions and large products by cuDNN's graph interface, with what follows in the same kernel.
+"""Convolutions by cuDNN's graph interface, with what follows them in the same kernel.
 
 cuDNN wants weights with the input channels innermost. Weights that lie otherwise are brought into
 that order in memory of the call's own first (gradients of weights: out of it afterwards); they are
@@ -52,7 +52,6 @@ _COARSE = (
 )
 # Plans that are timed before one is chosen, for work that is worth it.
 _TRIED = 8
-_TRIED_COMPILED = 5  # of products, whose kernels are compiled for each plan
 _LARGE = 1 << 28  # multiply-adds
 
 # Element i of dense memory against the element with the same coordinates in strided memory.
@@ -98,7 +97,7 @@ class Plan:
     index: int
     tensors: dict[str, Any]
     workspace: int
-    weights: Dims | None  # as the graph takes them; None for products
+    weights: Dims  # as the graph takes them
 
 
 class Cudnn:
@@ -131,14 +130,14 @@ class Cudnn:
         """Queues a call: its two operands, the other values of the epilogue, and the result."""
         a = attributes_of(command)
         plan = self._plan(command)
-        names = {"forward": "xwy", "data": "ywx", "weights": "yxw", "product": "abc"}[a["kind"]]
+        names = {"forward": "xwy", "data": "ywx", "weights": "yxw"}[a["kind"]]
         roles = {names[0]: buffers[0], names[1]: buffers[1], names[2]: buffers[-1]}
         for number, where in enumerate(buffers[2:-1]):
             roles[f"other{number}"] = where
         workspace = self._work(plan.workspace)
         dense = None
         size = _BYTES[a["dtype"]]
-        if plan.weights is not None and a["w"] != plan.weights:
+        if a["w"] != plan.weights:
             dense = self._device.allocate(size * math.prod(a["w"][0]))
         fixed = {} if dense is None else {"w": dense.handle}
         moving = [(plan.tensors[n], w) for n, w in roles.items() if n not in fixed]
@@ -206,8 +205,7 @@ class Cudnn:
             index = int(known)
             graph.build_plan_at_index(index)
         else:
-            tried = _TRIED_COMPILED if a["kind"] == "product" else _TRIED
-            index = self._choose(draft, tried if _multiply_adds(a) >= _LARGE else 1)
+            index = self._choose(draft, _TRIED if _multiply_adds(a) >= _LARGE else 1)
             compiled_code().put(key, str(index).encode())
         workspace = int(graph.get_workspace_size_plan_at_index(index))
         return Plan(graph, index, draft.tensors, workspace, draft.weights)
@@ -283,8 +281,8 @@ class _Draft:
         self.dtype = a["dtype"]
         self.tensors: dict[str, Any] = {}
         self.sizes: dict[str, int] = {}
-        self.weights = None if a["kind"] == "product" else _channels_innermost(a["w"][0])
-        value, role, dims = self._product(a) if a["kind"] == "product" else self._window(a)
+        self.weights = _channels_innermost(a["w"][0])
+        value, role, dims = self._window(a)
         value = self._epilogue(value, a, dims)
         value.set_output(True).set_data_type(self.kind)
         value.set_dim(list(dims[0])).set_stride(list(dims[1]))
@@ -302,21 +300,7 @@ class _Draft:
         )
         return self._known(name, tensor, dims)
 
-    def _product(self, a: dict[str, Any]) -> tuple[Any, str, Dims]:
-        batch, m, n, k = a["batch"], a["m"], a["n"], a["k"]
-
-        def matrix(name: str, rows: int, columns: int, form: tuple[bool, int, int]) -> Any:
-            transposed, pitch, step = form
-            strides = (1, pitch) if transposed else (pitch, 1)
-            whole = step or pitch * (columns if transposed else rows)
-            return self._input(name, ((batch, rows, columns), (whole, *strides)))
-
-        value = self.graph.matmul(A=matrix("a", m, k, a["a"]), B=matrix("b", k, n, a["b"]))
-        pitch, step = a["c"]
-        return value, "c", ((batch, m, n), (step or pitch * m, pitch, 1))
-
     def _window(self, a: dict[str, Any]) -> tuple[Any, str, Dims]:
-        assert self.weights is not None
         window = {
             "pre_padding": list(a["before"]),
             "post_padding": list(a["after"]),
@@ -354,18 +338,12 @@ class _Draft:
 
 
 def _vector(dims: Dims) -> Dims:
-    """A vector along the channels of a result: axis 1 of [N, C, H, W], the last of [B, M, N]."""
-    axis = 1 if len(dims[0]) == 4 else 2
-    size = dims[0][axis]
-    return (
-        tuple(size if i == axis else 1 for i in range(len(dims[0]))),
-        tuple(1 if i == axis else size for i in range(len(dims[0]))),
-    )
+    """A vector along the channels of a result [N, C, H, W]."""
+    size = dims[0][1]
+    return (1, size, 1, 1), (size, 1, size, size)
 
 
 def _multiply_adds(a: dict[str, Any]) -> int:
-    if a["kind"] == "product":
-        return int(a["batch"] * a["m"] * a["n"] * a["k"])
     return int(math.prod(a["y"][0]) * math.prod(a["w"][0][1:]))
 
 

@@ -25,8 +25,8 @@ from niello.runtime.commands import LibraryCall, Program
 from niello.runtime.target import Claim, CompileOptions, Loaded
 from niello.runtime.tensor_data import TensorData
 
-# (kernel, slots that are one buffer) to source and launches.
-Render = Callable[[Kernel, tuple[tuple[int, ...], ...]], GpuKernel]
+# A kernel to source and launches.
+Render = Callable[[Kernel], GpuKernel]
 
 # DLPack's numbers of the streams that every context has.
 _LEGACY, _PER_THREAD = 1, 2

@@ -67,7 +67,7 @@ class CudaProgram:
         self.program = program
         self._device = device
         self._arguments = sum(1 for _ in program.buffers())
-        self._rendered: dict[tuple[Any, ...], GpuKernel] = {}
+        self._rendered: dict[int, GpuKernel] = {}
         for command in program.commands:
             if isinstance(command, Dispatch):
                 self._render(command)
@@ -86,11 +86,10 @@ class CudaProgram:
 
     # --- making
     def _render(self, command: Dispatch) -> GpuKernel:
-        key = (command.kernel, _aliases(command))
-        found = self._rendered.get(key)
+        found = self._rendered.get(command.kernel)
         if found is None:
             kernel = self.program.kernels[command.kernel]
-            found = self._rendered[key] = self._device.render(kernel, key[1])
+            found = self._rendered[command.kernel] = self._device.render(kernel)
         return found
 
     def _machine_code(self, given: dict[str, bytes] | None) -> dict[str, bytes]:
@@ -344,14 +343,6 @@ class CudaProgram:
             "".join(f"// {line}\n" for line in (k.name, *k.notes)) + k.source
             for k in self._rendered.values()
         )
-
-
-def _aliases(command: Dispatch) -> tuple[tuple[int, ...], ...]:
-    """Slots whose buffers are one piece of memory."""
-    groups: dict[BufferRef, list[int]] = {}
-    for slot, ref in enumerate(command.buffers):
-        groups.setdefault(ref, []).append(slot)
-    return tuple(tuple(g) for g in groups.values() if len(g) > 1)
 
 
 def _scratch_starts(kernel: GpuKernel) -> list[int]:
