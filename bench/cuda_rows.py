@@ -165,30 +165,33 @@ def digits(bench: Bench) -> Contenders:
     nl = bench.nl
     model = network.build(28, seed=0)
     steps = network.training_step(model)
-    started = time.perf_counter()
-    exe = model.graph.compile(
-        {model.image: nl.TensorType((64, 28, 28, 1)), model.label: nl.TensorType((64, 10))},
-        [model.loss],
-        steps,
-        device="cuda",
-    )
-    print(f"    compiled in {time.perf_counter() - started:.2f} s: {exe}")
+    types = {model.image: nl.TensorType((64, 28, 28, 1)), model.label: nl.TensorType((64, 10))}
     rng = np.random.default_rng(0)
     image = rng.standard_normal((64, 28, 28, 1)).astype(np.float32)
     label = np.eye(10, dtype=np.float32)[rng.integers(0, 10, 64)]
     on_host = [image, label]
     on_gpu = [nl.TensorData.from_numpy(a).to(bench.device) for a in on_host]
-    results = exe.run(on_gpu)
-    rows: Contenders = {
-        "Niello, data on the device": (lambda: exe.run(on_gpu, results=results), None),
-        "Niello, data from the host": (lambda: exe.run(on_host, results=results), None),
-    }
+    rows: Contenders = {}
+    for tf32 in (False, True):
+        started = time.perf_counter()
+        options = nl.CompileOptions(tf32=tf32)
+        exe = model.graph.compile(types, [model.loss], steps, device="cuda", options=options)
+        print(f"    compiled in {time.perf_counter() - started:.2f} s: {exe}")
+        results = exe.run(on_gpu)
+        name = "Niello, TF32" if tf32 else "Niello, float32"
+        rows[f"{name}, on the device"] = (_runner(exe, on_gpu, results), None)
+        rows[f"{name}, from the host"] = (_runner(exe, on_host, results), None)
     if bench.torch is not None:
         rows |= _torch_digits(bench, image, label)
     return rows
 
 
+def _runner(exe: Any, values: list[Any], results: list[Any]) -> Callable[[], Any]:
+    return lambda: exe.run(values, results=results)
+
+
 def _torch_digits(bench: Bench, image: np.ndarray, label: np.ndarray) -> Contenders:
+    """Eager, and as a CUDA graph with PyTorch's own defaults (TF32 convolutions) and without."""
     torch = bench.torch
     layers = torch.nn
     net = layers.Sequential(
@@ -207,16 +210,22 @@ def _torch_digits(bench: Bench, image: np.ndarray, label: np.ndarray) -> Contend
         optimiser.step()
         return loss
 
-    rows: Contenders = {"PyTorch eager": (step, None)}
-    side = torch.cuda.Stream()
-    with torch.cuda.stream(side):
-        for _ in range(3):
+    rows: Contenders = {"PyTorch eager, TF32": (step, None)}
+    for tf32 in (True, False):
+        torch.backends.cudnn.allow_tf32 = tf32
+        torch.backends.cuda.matmul.allow_tf32 = tf32
+        side = torch.cuda.Stream()
+        with torch.cuda.stream(side):
+            for _ in range(3):
+                step()
+        torch.cuda.synchronize()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
             step()
-    torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        step()
-    rows["PyTorch CUDA graph"] = (graph.replay, None)
+        name = "TF32" if tf32 else "float32"
+        rows[f"PyTorch CUDA graph, {name}"] = (graph.replay, None)
+    torch.backends.cudnn.allow_tf32 = True
+    torch.backends.cuda.matmul.allow_tf32 = False
     return rows
 
 

@@ -51,7 +51,18 @@ CACHE = Flag("NIELLO_CACHE", "1", "0 turns the disk cache of compiled code off."
 WEBGPU_ADAPTER = Flag("NIELLO_WEBGPU_ADAPTER", "", "Part of the name of the adapter to use.")
 OPTIMISE = Flag("NIELLO_OPTIMISE", "1", "0 runs every operation as a kernel of its own.")
 
-FLAGS = (DEBUG, DUMP, VERIFY, DEVICE, THREADS, CPU_TARGET, CACHE_DIR, CACHE, OPTIMISE, WEBGPU_ADAPTER)
+FLAGS = (
+    DEBUG,
+    DUMP,
+    VERIFY,
+    DEVICE,
+    THREADS,
+    CPU_TARGET,
+    CACHE_DIR,
+    CACHE,
+    OPTIMISE,
+    WEBGPU_ADAPTER,
+)
 
 
 def cache_directory() -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from typing import cast
 
 from niello import backends
 from niello.core import config
@@ -22,7 +23,7 @@ from niello.passes.autocast import as_autocast
 from niello.passes.computation import Computation
 from niello.passes.watch import Watch
 from niello.runtime.commands import Program
-from niello.runtime.target import Backend, CompileOptions
+from niello.runtime.target import Backend, CompileOptions, LibraryDevice
 from niello.schedule.claims import Claims
 from niello.schedule.program import schedule
 
@@ -65,7 +66,9 @@ def compile_graph(
     # 3. graph -> commands and kernels
     claims = None
     if optimise and backend.claims:
-        claims = Claims(opened.usable_claims(backend.claims), opened.refusal)
+        libraries = cast(LibraryDevice, opened)
+        usable = libraries.usable_claims(backend.claims)
+        claims = Claims(usable, libraries.refusal, tf32=options.tf32)
     scheduled = schedule(optimised, backend.limits, fuse=optimise, claims=claims)
     dump.schedule(scheduled)
     if watch.level:

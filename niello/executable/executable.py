@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -413,6 +414,10 @@ def resident(state: VariableState, device: Device) -> RemoteVariable:
 @cache
 def _runner() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(max_workers=1, thread_name_prefix="niello-run")
+
+
+if hasattr(os, "register_at_fork"):  # a child has none of its parent's threads
+    os.register_at_fork(after_in_child=_runner.cache_clear)
 
 
 def submit(run: Callable[[], Any], handler: CompletionHandler | None) -> Future[Any]:

@@ -7,6 +7,8 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from niello.core.nodes import walk
 from niello.kernel.ir import Contract, Kernel
 from niello.runtime.commands import Command, Dispatch
@@ -45,7 +47,7 @@ def time_commands(executable: Executable, repeats: int = 5) -> list[CommandTime]
     device = executable.device
     buffers = [device.allocate(max(size, 1)) for _, _, size in program.buffers()]
     for b, (_, _, size) in zip(buffers, program.buffers(), strict=True):
-        _zero(b, size)
+        device.upload(b, 0, np.zeros(size, np.uint8))
     handles = [b.handle for b in buffers]
     found = []
     for command in program.commands:
@@ -53,18 +55,14 @@ def time_commands(executable: Executable, repeats: int = 5) -> list[CommandTime]
         loaded = device.compile(alone, executable.options)
         best = float("inf")
         loaded.play(handles)
+        device.synchronize()
         for _ in range(repeats):
             started = time.perf_counter()
             loaded.play(handles)
+            device.synchronize()
             best = min(best, time.perf_counter() - started)
         found.append(_describe(command, program.kernels, best))
     return found
-
-
-def _zero(buffer: object, size: int) -> None:
-    from niello.core.dtypes import uint8
-
-    buffer.array(uint8, (size,))[...] = 0  # type: ignore[attr-defined]
 
 
 def _describe(command: Command, kernels: tuple[Kernel, ...], seconds: float) -> CommandTime:

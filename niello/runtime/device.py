@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,8 @@ import numpy as np
 from niello.core.dtypes import uint8
 from niello.core.errors import AttributeValueError
 from niello.runtime.buffer import Buffer, HostPool
+from niello.runtime.commands import LibraryCall
+from niello.runtime.target import Claim
 
 
 class HostDevice:
@@ -47,6 +49,14 @@ class HostDevice:
 
     def synchronize(self) -> None:
         """Wait for everything that was started: nothing here, runs block."""
+
+    def usable_claims(self, claims: Sequence[Claim]) -> tuple[Claim, ...]:
+        """None: devices with host memory have no vendor libraries to call."""
+        return ()
+
+    def refusal(self, command: LibraryCall) -> str:
+        """Why a claimed call cannot run."""
+        return f"{self.name} has no library functions"
 
     def memory_stats(self) -> dict[str, int]:
         """Bytes: current, peak, cached."""

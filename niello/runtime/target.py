@@ -46,6 +46,7 @@ class CompileOptions:
     target: str = "host"  # machine level, such as avx512, avx2, baseline
     optimise: bool = True
     autocast: Any = None  # a half dtype, or an Autocast (passes/autocast.py)
+    tf32: bool = False  # let libraries round float32 factors to 10 bits (NVIDIA's tensor cores)
 
 
 class Loaded(Protocol):
@@ -107,12 +108,6 @@ class Device(Protocol):
     def load(self, program: Program, options: CompileOptions, image: bytes) -> Loaded:
         """The same from stored machine code."""
 
-    def usable_claims(self, claims: Sequence[Claim]) -> tuple[Claim, ...]:
-        """The claims whose libraries are here; only for back ends that have claims."""
-
-    def refusal(self, command: LibraryCall) -> str:
-        """Why a claimed call cannot run after all, or nothing; only for back ends with claims."""
-
     def memory_stats(self) -> dict[str, int]:
         """Bytes: current, peak, cached."""
 
@@ -141,6 +136,16 @@ class FencedDevice(Device, Protocol):
     def fence(self) -> Callable[[], None]:
         """A function that blocks until everything started so far is done; it may be called on
         another thread, while more is started. It raises what `synchronize` would."""
+
+
+class LibraryDevice(Device, Protocol):
+    """A device of a back end that has claims."""
+
+    def usable_claims(self, claims: Sequence[Claim]) -> tuple[Claim, ...]:
+        """The claims whose libraries are here."""
+
+    def refusal(self, command: LibraryCall) -> str:
+        """Why a claimed call cannot run after all, or nothing."""
 
 
 @dataclass(frozen=True)

@@ -11,13 +11,19 @@ from functools import cache, partial
 from typing import Any
 
 from niello.core.dtypes import float32
+from niello.core.nodes import walk
 from niello.graph import opdef
 from niello.graph.graph import GraphDefinition
+from niello.graph.operation import Operation
 from niello.kernel import ir
 from niello.kernel.ir import Expr, Load
 from niello.schedule.lower import lower_group
 
 ACTIVATIONS = ("relu", "gelu", "gelu_tanh", "silu", "sigmoid", "tanh")
+
+
+def _is_other(one: Operation, operation: Operation) -> bool:
+    return operation is not one
 
 
 @cache
@@ -30,9 +36,9 @@ def _templates() -> tuple[tuple[str, Load, Expr], ...]:
         graph = GraphDefinition()
         x = graph.placeholder((4,), float32)
         y = functions[name](x)
-        lowered = lower_group(name, [y], lambda o, x=x: o is not x.operation)
+        lowered = lower_group(name, [y], partial(_is_other, x.operation))
         (store,) = lowered.kernel.stores
-        loads = {n for n in ir.walk([store.value]) if isinstance(n, Load)}
+        loads = {n for n in walk([store.value]) if isinstance(n, Load)}
         found.append((name, loads.pop(), store.value))
     return tuple(found)
 

@@ -9,7 +9,7 @@ becomes a group of its own. What no library takes is left to generated kernels.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from niello.core.dtypes import DType
 from niello.core.nodes import walk
@@ -44,11 +44,19 @@ class Claimed:
 class Claims:
     """The claims that can be used here, and the groups that became calls.
 
-    `refusal` says why a library cannot run a call after all, or nothing.
+    `refusal` says why a library cannot run a call after all, or nothing. `tf32` lets libraries
+    round the factors of float32 contractions.
     """
 
-    def __init__(self, claims: Sequence[Claim], refusal: Callable[[LibraryCall], str]) -> None:
+    def __init__(
+        self,
+        claims: Sequence[Claim],
+        refusal: Callable[[LibraryCall], str],
+        *,
+        tf32: bool = False,
+    ) -> None:
         self.claims = tuple(claims)
+        self.tf32 = tf32
         self.refusal = refusal
         self.calls: dict[Group, Claimed] = {}
         self.refusals: list[str] = []
@@ -96,6 +104,9 @@ class Claims:
             found = matchers[claim.trait](claim, stitcher, group, lowered)
             if found is None:
                 continue
+            settings = dict(found.attributes)
+            settings["tf32"] = self.tf32 and settings["dtype"] == "float32"
+            found = replace(found, attributes=tuple(sorted(settings.items())))
             reason = self.refusal(found.command(()))
             if not reason:
                 return found

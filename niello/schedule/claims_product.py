@@ -69,7 +69,6 @@ def product(claim: Claim, stitcher: Stitcher, group: Group, lowered: Lowered) ->
         "kind": "product",
         "dtype": dtype.name,
         "epilogue": epilogue.steps,
-        "tf32": False,
     }
     return Claimed(
         claim.function,

@@ -122,7 +122,7 @@ def test_matmul_of_odd_shapes(shape: tuple[int, int, int], b_turned: bool) -> No
 
 
 @pytest.mark.parametrize(
-    "dtype, accumulate, out, tolerance",
+    ("dtype", "accumulate", "out", "tolerance"),
     [
         (D.float64, D.float64, D.float64, 1e-14),
         (D.float16, D.float32, D.float16, 1e-3),
@@ -181,7 +181,7 @@ def test_batched_matmul() -> None:
     check(matmul(64, 48, 300, batch=3), threads=2)
 
 
-@pytest.mark.parametrize("threads, planned", [(1, 7), (7, 1), (5, 2), (16, 16)])
+@pytest.mark.parametrize(("threads", "planned"), [(1, 7), (7, 1), (5, 2), (16, 16)])
 def test_any_number_of_threads_may_run_the_code(threads: int, planned: int) -> None:
     check(matmul(70, 90, 64), threads=threads, planned=planned)
     conv = Conv((2, 9, 9), (6, 20), (3, 3), pad=1)
@@ -335,7 +335,7 @@ def test_convolution_shapes(nhwc: bool, sizes: tuple[object, ...]) -> None:
 
 @pytest.mark.parametrize("nhwc", [True, False])
 @pytest.mark.parametrize(
-    "stride, kernel, pad", [(2, 3, 1), (2, 2, 0), (3, 5, 2), (2, 7, 3), (4, 3, 0)]
+    ("stride", "kernel", "pad"), [(2, 3, 1), (2, 2, 0), (3, 5, 2), (2, 7, 3), (4, 3, 0)]
 )
 @pytest.mark.parametrize("dtype", [D.float32, D.bfloat16])
 def test_strided_data_gradient_runs_in_phases(
@@ -361,7 +361,7 @@ def test_grouped_convolution(nhwc: bool) -> None:
     check(Conv((2, 10, 9), (12, 8), (3, 3), pad=1, groups=2, nhwc=nhwc).forward(), threads=2)
 
 
-@pytest.mark.parametrize("dtype, tolerance", [(D.bfloat16, 1e-2), (D.float16, 2e-3)])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(D.bfloat16, 1e-2), (D.float16, 2e-3)])
 @pytest.mark.parametrize("nhwc", [True, False])
 def test_convolution_of_half_types(dtype: DType, tolerance: float, nhwc: bool) -> None:
     conv = Conv((2, 14, 20), (17, 18), (3, 3), pad=1, nhwc=nhwc, dtype=dtype)

@@ -110,6 +110,17 @@ def test_a_refused_call_is_generated():
     assert [type(c) for c in made.commands] == [Dispatch]
 
 
+def test_tf32_is_an_option():
+    a, b, _ = product()
+    for tf32 in (False, True):
+        claims = Claims(CLAIMS, lambda command: "", tf32=tf32)
+        computation = Computation(a.graph, (a, b), (nl.matmul(a, b),), ())
+        (call,) = calls(
+            schedule(computation, backends.backend("cuda").limits, claims=claims).program
+        )
+        assert dict(call.attributes)["tf32"] is tf32
+
+
 def test_products_by_their_strides():
     graph = nl.Graph()
     a, b = graph.placeholder((96, 64)), graph.placeholder((80, 96))
@@ -227,3 +238,37 @@ def test_dlpack_refuses_what_it_cannot_share():
     with pytest.raises(DTypeError):
         dlpack.read(np.zeros(3, np.complex128).__dlpack__())
     assert dlpack.read(x.__dlpack__())[1] == TensorType((4, 6), nl.float32)
+
+
+# --- what may run at once -------------------------------------------------------------------------
+
+
+def step(reads: list[tuple[int, int]], writes: list[tuple[int, int]], shares: str = ""):
+    """A step on one argument, by (offset, bytes)."""
+    from niello.backends.cuda.program import Step, Where
+
+    def places(spans: list[tuple[int, int]]):
+        return tuple((Where(0, offset), size) for offset, size in spans)
+
+    return Step(lambda stream, handles: None, None, places(reads), places(writes), shares)
+
+
+def test_dependencies_are_those_of_memory():
+    from niello.backends.cuda.program import dependencies
+
+    steps = [
+        step([], [(0, 8)]),
+        step([], [(8, 8)]),
+        step([(0, 8)], [(16, 8)]),  # reads the first
+        step([(0, 4), (8, 4)], [(24, 8)]),  # reads both
+        step([], [(0, 8)]),  # overwrites what the two before read
+        step([(16, 8), (0, 8)], []),
+    ]
+    assert dependencies(steps, [1000]) == [[], [], [0], [1, 0], [3, 2], [4]]
+
+
+def test_shared_workspaces_are_taken_in_turns():
+    from niello.backends.cuda.program import dependencies
+
+    steps = [step([], [(i * 8, 8)], shares) for i, shares in enumerate(("a", "b", "a", "", "b"))]
+    assert dependencies(steps, [0]) == [[], [], [0], [], [1]]

@@ -250,6 +250,22 @@ def test_convolutions_take_their_epilogue_along(cuda, steps):
     assert exe.program.commands[0].function == "cudnn.convolution"
 
 
+def test_tf32_is_asked_for(cuda):
+    graph = nl.Graph()
+    a, b = graph.placeholder((256, 512)), graph.placeholder((512, 256))
+    rng = np.random.default_rng(5)
+    values = [rng.standard_normal(t.type.static_shape).astype(np.float32) for t in (a, b)]
+    wanted = values[0].astype(np.float64) @ values[1]
+    errors = []
+    for tf32 in (False, True):
+        options = CompileOptions(tf32=tf32)
+        exe = graph.compile(
+            {a: a.type, b: b.type}, [nl.matmul(a, b)], device="cuda", options=options
+        )
+        errors.append(float(np.abs(np.asarray(exe.run(values)[0]) - wanted).max()))
+    assert errors[0] < 2e-4 and 1e-3 < errors[1] < 1e-1
+
+
 def test_images(cuda):
     exe, x = doubling(300)
     image = exe.loaded.image()

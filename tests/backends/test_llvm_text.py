@@ -35,7 +35,7 @@ def test_nan_and_wrapping_integers() -> None:
     assert number("i32", 2**32 - 1) == -1
 
 
-@pytest.mark.parametrize("kind, dtype", [("half", np.float16), ("bfloat", None)])
+@pytest.mark.parametrize(("kind", "dtype"), [("half", np.float16), ("bfloat", None)])
 def test_half_constants_round_to_nearest_even(kind: str, dtype: type | None) -> None:
     import ml_dtypes
 

@@ -302,6 +302,27 @@ def test_training_is_that_of_the_cpu(device):
     assert np.allclose(losses, training("cpu"), rtol=1e-4)
 
 
+@pytest.mark.parametrize("name", ["popcount", "shift_right", "shift_left"])
+def test_int64_that_fits_32_bits_has_64(device, name):
+    """The code generation holds such numbers in 32 bits where nobody can tell."""
+    values = np.array([-9, -2, -1, 0, 1, 2, 77], np.int64)
+    graph = nl.Graph()
+    x, amount = graph.placeholder(values.shape, nl.int64), graph.placeholder((), nl.int64)
+    narrow = nl.clamp(x, -2, 2)
+    if name == "popcount":
+        exe = graph.compile({x: x.type}, [nl.popcount(narrow)], device="webgpu")
+        assert exe.run([values])[0].tolist() == [63, 63, 64, 0, 1, 1, 1]
+        return
+    move = nl.bitwise_right_shift if name == "shift_right" else nl.bitwise_left_shift
+    few = nl.clamp(amount, 0, 40)
+    exe = graph.compile({x: x.type, amount: amount.type}, [move(narrow, few)], device="webgpu")
+    for by in (1, 33, 40):
+        wanted = (
+            np.clip(values, -2, 2) >> by if name == "shift_right" else np.clip(values, -2, 2) << by
+        )
+        assert exe.run([values, np.int64(by)])[0].tolist() == wanted.tolist()
+
+
 def test_results_stay_on_the_device(device):
     graph = nl.Graph()
     x = graph.placeholder((N,), nl.float32)

@@ -1,8 +1,8 @@
 """Runs generated CUDA C++ on the host: threads of a block are fibres that take turns at barriers.
 
-A translation unit compiles with g++ after a header that gives CUDA's words a meaning. Blocks run one
-after the other, so that `static` arrays are their shared memory. Slow, and exact enough to compare
-with the interpreter: it finds wrong indices, missing barriers (by poisoned shared memory) and wrong
+A translation unit compiles with g++ after a header that gives CUDA's words a meaning. Blocks run
+one after the other, so that `static` arrays are their shared memory. Slow, and exact enough to
+compare with the interpreter: it finds wrong indices, barriers that not all threads reach, and wrong
 geometry without a GPU.
 """
 
@@ -154,8 +154,8 @@ def build(kernels: Sequence[GpuKernel], folder: Path) -> ctypes.CDLL:
     text.write_text("\n".join(parts))
     library = folder / "kernels.so"
     command = [
-        compiler() or "g++", "-O1", "-std=c++20", "-w", "-fwrapv", "-fno-strict-aliasing", "-shared",
-        "-ffp-contract=off", "-fPIC", "-o", str(library), str(text),
+        compiler() or "g++", "-O1", "-std=c++20", "-w", "-fwrapv", "-fno-strict-aliasing",
+        "-shared", "-ffp-contract=off", "-fPIC", "-o", str(library), str(text),
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[:4000]

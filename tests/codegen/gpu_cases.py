@@ -106,6 +106,11 @@ def shapes() -> list[Case]:
     found += _case("bytes", lambda x, y: x + y, (333, 77), (333, 77), dtype=d.uint8)
     found += _case("less", lambda x, y: x < y, (333, 77), (77,))
     found += _case("transpose", lambda x: nl.transpose(x, (1, 0)), (33, 64), dtype=d.bfloat16)
+    found += _case(
+        "turned_add",
+        lambda x, y: nl.relu(nl.transpose(x, (0, 2, 1)) + y),
+        (3, 70, 33), (3, 33, 70),
+    )  # fmt: skip
     return found + contractions()
 
 

@@ -1,4 +1,4 @@
-"""Generated CUDA C++: run on the host against the interpreter, compiled by nvcc, compared with goldens."""
+"""Generated CUDA C++: run on the host against the interpreter, compiled by nvcc, and goldens."""
 
 from __future__ import annotations
 
@@ -79,7 +79,8 @@ def test_nvcc_accepts(architecture: str, tmp_path: Path) -> None:
     text = tmp_path / "kernels.cu"
     text.write_text(_together([render(k) for _, k in cases]))
     done = subprocess.run(
-        ["nvcc", "-cubin", f"-arch={architecture}", "-std=c++17", "-o", str(tmp_path / "out"), str(text)],
+        ["nvcc", "-cubin", f"-arch={architecture}", "-std=c++17", "-o", str(tmp_path / "out"),
+         str(text)],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[:3000]
@@ -117,6 +118,12 @@ def test_a_row_that_fits_registers_is_read_once() -> None:
     team = 128  # 250 vectors of four: two for each thread
     assert launch.grid[0] * launch.block[0] == 64 * team
     assert made.source.count("(const float4*)(b0") == 2
+
+
+def test_what_lies_across_is_read_through_tiles() -> None:
+    made = render(_named(gpu_cases.shapes(), "turned_add_0"))
+    assert made.notes[0].endswith("turned, 1 loads through tiles of 32x32")
+    assert made.launches[0].shared_bytes == 32 * 33 * 4
 
 
 def test_a_long_sum_is_split_over_blocks() -> None:

@@ -1,4 +1,4 @@
-"""Generated WGSL: run on an adapter against the interpreter where there is one, compared with goldens."""
+"""Generated WGSL: run on an adapter against the interpreter where there is one, and goldens."""
 
 from __future__ import annotations
 

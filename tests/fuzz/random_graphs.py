@@ -23,6 +23,7 @@ from niello.graph.tensor import Tensor, Variable
 SIZES = (1, 1, 2, 3, 4, 5, 7, 8, 9, 16, 17, 33)
 LARGEST = 4096  # elements of one tensor
 LARGEST_VALUE = 1e3
+SPECIAL = (np.nan, np.inf, -np.inf, 0.0, -0.0, 1.0, -1.0)
 FLOATS = (nl.float32, nl.float32, nl.float32, nl.float64)
 OTHERS = (nl.int32, nl.int32, nl.bool_, nl.int64, nl.uint8)
 
@@ -67,13 +68,14 @@ class Case:
 class Builder:
     """Grows one graph from random numbers."""
 
-    def __init__(self, seed: int, steps: int, smooth: bool) -> None:
+    def __init__(self, seed: int, steps: int, smooth: bool, special: bool = False) -> None:
         self.rng = np.random.default_rng(seed)
         self.graph = nl.Graph(f"random_{seed}")
         self.case = Case(seed, self.graph)
         self.pool: list[Tensor] = []
         self.steps = steps
         self.smooth = smooth  # only operations whose gradient does not jump
+        self.special = special  # inputs hold NaN, infinities, zeros of both signs
 
     # --- choices
     def pick(self, options: Any) -> Any:
@@ -102,6 +104,8 @@ class Builder:
         values = self.rng.uniform(-2.0, 2.0, shape)
         if self.chance(0.4):
             values = np.round(values * 4.0) / 4.0  # ties, zeros and equal elements
+        if self.special:
+            values = np.where(self.rng.random(shape) < 0.3, self.rng.choice(SPECIAL, shape), values)
         return np.asarray(values).astype(dtype.numpy)
 
     # --- tensors
@@ -195,7 +199,11 @@ class Builder:
                 inputs = all(self.is_exact(i) for i in o.inputs)
                 if inputs and (not t.dtype.is_float or o.op.name in EXACT):
                     self.case.exact.add(t)
-        kept = [t for t in tensors if t.type.elements <= LARGEST * 4 and usable(arrays.get(t))]
+        kept = [
+            t
+            for t in tensors
+            if t.type.elements <= LARGEST * 4 and (self.special or usable(arrays.get(t)))
+        ]
         self.pool += kept
         return bool(kept)
 
@@ -266,12 +274,13 @@ def usable(array: np.ndarray | None) -> bool:
     )
 
 
-def random_case(seed: int, steps: int, *, gradients: bool = False) -> Case:
+def random_case(seed: int, steps: int, *, gradients: bool = False, special: bool = False) -> Case:
     """The graph of a seed: `steps` operations, then targets, gradients and assignments."""
-    from random_operations import MAKERS, SMOOTH
+    from random_operations import MAKERS, SMOOTH, SPECIALS
 
-    builder = Builder(seed, steps, gradients)
-    case = builder.grow(SMOOTH if gradients else MAKERS)
+    builder = Builder(seed, steps, gradients, special)
+    makers = SPECIALS if special else SMOOTH if gradients else MAKERS
+    case = builder.grow(makers)
     if gradients:
         _differentiate(builder)
     _choose_targets(builder)

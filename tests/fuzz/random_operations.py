@@ -66,17 +66,21 @@ KINKED = frozenset(
         "sigmoid_cross_entropy",
     ]
 )
+# Losses of finite logits: their references are other formulas, with other values at infinity.
+FINITE = frozenset(["binary_cross_entropy", "hinge", "huber", "sigmoid_cross_entropy"])
 # Made by makers of their own, or of use with special operands only.
 ELSEWHERE = frozenset(["cast", "select", "bitwise_left_shift", "bitwise_right_shift", "power"])
 
 
 # --- elementwise
-def elementwise_makers(smooth: bool) -> list[Maker]:
+def elementwise_makers(smooth: bool, special: bool = False) -> list[Maker]:
     makers = []
     for name, cls in sorted(registry().items()):
         if Trait.ELEMENTWISE not in cls.traits or name in ELSEWHERE:
             continue
         if smooth and (name in JUMPING or name in KINKED):
+            continue
+        if special and name in FINITE:
             continue
         samples = [s for s in cls.samples() if all(isinstance(i, Spec) for i in s.inputs)]
         if samples:
@@ -122,7 +126,7 @@ def broadcasts_all(tensors: list[Tensor]) -> bool:
 def domain(b: Builder, t: Tensor, spec: Spec) -> Tensor | None:
     """`t` brought into the interval of a sample, where it is not already."""
     value = b.value(t)
-    if t.dtype is nl.bool_:
+    if t.dtype is nl.bool_ or (b.special and t.dtype.is_float):
         return t
     if value.size == 0 or (value.min() >= spec.low and value.max() <= spec.high):
         return t
@@ -555,4 +559,16 @@ SMOOTH: list[Maker] = [
     _any_of(MOVEMENTS),
     _any_of(STRUCTURED),
     _any_of([make_power, make_python_number, make_select]),
+]
+# Where NaN, infinity and the sign of zero have a meaning that must survive every rewriting.
+SPECIALS: list[Maker] = [
+    _any_of(elementwise_makers(smooth=False, special=True)),
+    _any_of(MOVEMENTS),
+    _any_of(
+        [
+            make_select,
+            make_python_number,
+            *(reduction_maker(n, True, False) for n in ("max", "min", "sum")),
+        ]
+    ),
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -203,6 +204,22 @@ def test_cancelled_runs_reach_the_handler() -> None:
     blocker.result(WAIT)
     assert arrived.wait(WAIT)
     assert (errors[0] is not None) == cancelled
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+def test_asynchronous_runs_after_fork() -> None:
+    """A child has none of its parent's threads and starts its own."""
+    executable = chain("cpu", 100_000)
+    executable.run_async([full(1.0, 100_000)]).result(WAIT)
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            found = executable.run_async([full(3.0, 100_000)]).result(WAIT)
+            code = int(found[1].numpy()[0] != 6.0)
+        finally:
+            os._exit(code)
+    assert os.waitpid(child, 0)[1] == 0
 
 
 @each_device

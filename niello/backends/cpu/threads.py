@@ -262,7 +262,7 @@ def _system_symbols() -> dict[str, int]:
     """Addresses of system functions that the linker does not find in the process by itself."""
     if sys.platform != "win32":
         return {}
-    synch = ctypes.WinDLL("api-ms-win-core-synch-l1-2-0.dll")
+    synch = ctypes.WinDLL("api-ms-win-core-synch-l1-2-0.dll")  # type: ignore[unreachable]
     kernel = ctypes.WinDLL("kernel32")
     functions = {
         "WaitOnAddress": synch.WaitOnAddress,

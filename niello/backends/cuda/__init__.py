@@ -17,9 +17,9 @@ _FUSED = (
 )  # fmt: skip
 
 # `cost` is the number of multiply-adds from which a call pays: below, a generated kernel that does
-# the neighbouring operations too is faster. Products whose epilogue cuBLASLt lacks are followed by a
-# generated kernel: on an H200 that is faster than cuDNN's fused products (8192^3, bf16, SiLU times
-# another array: 1.41 ms against 1.46).
+# the neighbouring operations too is faster. Products whose epilogue cuBLASLt lacks are followed by
+# a generated kernel: on an H200 that is faster than cuDNN's fused products (8192^3, bf16, SiLU
+# times another array: 1.41 ms against 1.46).
 CLAIMS = (
     Claim(
         trait="product",

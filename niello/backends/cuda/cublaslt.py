@@ -100,6 +100,10 @@ class CublasLt:
 
         return play
 
+    def shares_workspace(self, command: LibraryCall) -> bool:
+        """Whether the chosen algorithm needs the workspace."""
+        return bool(self._plan(command).heuristic.workspace)
+
     def _plan(self, command: LibraryCall) -> _Plan:
         found = self._plans.get(command.attributes)
         if found is None:

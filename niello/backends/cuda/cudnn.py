@@ -39,7 +39,8 @@ _ACTIVATIONS = {
     "sigmoid": "sigmoid",
     "tanh": "tanh",
 }
-# Kinds of arithmetic that float32 convolutions must not use: they round more than float32 does.
+# Kinds of arithmetic that float32 convolutions must not use unless TF32 is allowed: they round more
+# than float32 does.
 _COARSE = (
     "TENSOR_CORE",
     "DOWN_CONVERT_INPUTS",
@@ -160,6 +161,10 @@ class Cudnn:
 
         return play
 
+    def shares_workspace(self, command: LibraryCall) -> bool:
+        """Whether the chosen plan needs the workspace."""
+        return self._plan(command).workspace > 0
+
     def _on(self, stream: Any) -> None:
         number = int(stream)
         if self._stream != number:
@@ -193,7 +198,7 @@ class Cudnn:
         graph.validate()
         graph.build_operation_graph()
         graph.create_execution_plans([api.heur_mode.A, api.heur_mode.FALLBACK])
-        if a["dtype"] == "float32":
+        if a["dtype"] == "float32" and not a["tf32"]:
             notes = [getattr(api.numerical_note, n, None) for n in _COARSE]
             graph.deselect_numeric_notes([n for n in notes if n is not None])
         graph.check_support()

@@ -31,6 +31,9 @@ class Library(Protocol):
     def player(self, command: LibraryCall, buffers: Sequence[Where]) -> Play:
         """Queues the call."""
 
+    def shares_workspace(self, command: LibraryCall) -> bool:
+        """Whether the call works in memory that other calls of the library use too."""
+
 
 def _cublaslt(device: CudaDevice) -> Library:
     from niello.backends.cuda.cublaslt import CublasLt
@@ -108,6 +111,12 @@ class Libraries:
                 advice="Install niello[cuda], or compile the program again here",
             )
         return library.player(command, buffers)
+
+    def shares(self, command: LibraryCall) -> str:
+        """The name of what a call shares with others, so that they must not run at once."""
+        key = command.function.split(".")[0]
+        library = self.get(key)
+        return key if library is not None and library.shares_workspace(command) else ""
 
 
 def attributes_of(command: LibraryCall) -> dict[str, Any]:

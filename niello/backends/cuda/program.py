@@ -19,6 +19,7 @@ from niello.backends.cuda.graphs import Recording
 from niello.backends.cuda.tuning import seconds_of
 from niello.codegen.gpu.kernel import GpuKernel, Launch
 from niello.core.errors import CompilerBug, CorruptFile, DeviceError, UnsupportedOp
+from niello.runtime.buffer import Buffer
 from niello.runtime.commands import BufferRef, Command, Copy, Dispatch, Fill, LibraryCall, Program
 from niello.runtime.target import CompileOptions
 
@@ -29,6 +30,10 @@ if TYPE_CHECKING:
 GRAPHS = 16
 SEEN = 256
 _SCRATCH_STEP = 256
+# Kernels have scratch memory of their own, and so may run at once, up to this many bytes in all.
+SEPARATE_SCRATCH = 64 << 20
+# Commands among which independence is looked for; batches run one after the other.
+BATCH = 64
 
 # Queues one command on a stream, given the address of every argument.
 Play = Callable[[Any, Sequence[int]], None]
@@ -48,10 +53,13 @@ class Where:
 
 @dataclass(frozen=True)
 class Step:
-    """A command ready to be queued, and the word that skips it when zero."""
+    """A command ready to be queued, the word that skips it when zero, and what it touches."""
 
     play: Play
     predicate: Where | None
+    reads: tuple[tuple[Where, int], ...]  # with the number of bytes
+    writes: tuple[tuple[Where, int], ...]
+    shares: str  # what it works in together with other steps, if anything
 
 
 class CudaProgram:
@@ -74,9 +82,8 @@ class CudaProgram:
         self._cubins = self._machine_code(cubins)
         self._modules: dict[str, Any] = {}
         self._functions: dict[tuple[str, str], Any] = {}
-        size = max((_scratch_bytes(k) for k in self._rendered.values()), default=0)
-        self._scratch = device.allocate(size) if size else None
-        self._steps = [self._step(c) for c in program.commands]
+        self._scratch, self._scratch_at = self._place_scratch()
+        self._steps = [self._step(n, c) for n, c in enumerate(program.commands)]
         calls = any(isinstance(c, LibraryCall) for c in program.commands)
         # One kernel is launched as fast as a graph of it; one library call is not.
         self._worth_a_graph = calls or len(self._steps) > 1
@@ -125,14 +132,41 @@ class CudaProgram:
     def _where(self, ref: BufferRef) -> Where:
         return Where(self.program.argument(ref.space, ref.index), ref.offset)
 
-    def _step(self, command: Command) -> Step:
-        predicate = getattr(command, "predicate", None)
-        return Step(self._player(command), None if predicate is None else self._where(predicate))
+    def _place_scratch(self) -> tuple[Buffer | None, list[int]]:
+        """Scratch memory, and where that of each command begins: kernels have scratch of their own
+        unless that takes too much."""
+        sizes = [
+            _scratch_bytes(self._render(c)) if isinstance(c, Dispatch) else 0
+            for c in self.program.commands
+        ]
+        ends = list(itertools.accumulate(sizes, initial=0))
+        if ends[-1] == 0:
+            return None, ends
+        if ends[-1] <= SEPARATE_SCRATCH:
+            return self._device.allocate(ends[-1]), ends
+        return self._device.allocate(max(sizes)), [0] * len(ends)
 
-    def _player(self, command: Command) -> Play:
+    def _step(self, number: int, command: Command) -> Step:
+        word = getattr(command, "predicate", None)
+        reads = [*command.reads, *([] if word is None else [word])]
+        shares = ""
+        if isinstance(command, LibraryCall):
+            shares = self._device.libraries.shares(command)
+        elif isinstance(command, Dispatch) and self._render(command).scratch:
+            shares = "scratch" if self._scratch_at[-1] == 0 else ""
+        return Step(
+            self._player(number, command),
+            None if word is None else self._where(word),
+            tuple((self._where(b), b.bytes) for b in reads),
+            tuple((self._where(b), b.bytes) for b in command.writes),
+            shares,
+        )
+
+    def _player(self, number: int, command: Command) -> Play:
         if isinstance(command, Dispatch):
             kernel = self._render(command)
-            launches = [self._launcher(command, kernel, x) for x in kernel.launches]
+            start = self._scratch_at[number]
+            launches = [self._launcher(command, kernel, x, start) for x in kernel.launches]
             return launches[0] if len(launches) == 1 else _all(launches)
         if isinstance(command, Copy):
             return self._copier(command)
@@ -147,7 +181,7 @@ class CudaProgram:
             advice="Compile for another device",
         )
 
-    def _launcher(self, command: Dispatch, kernel: GpuKernel, launch: Launch) -> Play:
+    def _launcher(self, command: Dispatch, kernel: GpuKernel, launch: Launch, scratch: int) -> Play:
         """Queues one launch. The words of its arguments are written anew for each: the driver takes
         them before it returns, and runs take turns."""
         driver = self._device.driver
@@ -162,7 +196,7 @@ class CudaProgram:
                 wheres.append(self._where(command.buffers[argument.slot]))
             else:
                 assert self._scratch is not None
-                words[i] = self._scratch.handle + starts[argument.scratch]
+                words[i] = self._scratch.handle + scratch + starts[argument.scratch]
                 wheres.append(None)
         each = ctypes.sizeof(ctypes.c_uint64)
         pointers = (ctypes.c_void_p * len(wheres))(
@@ -292,22 +326,30 @@ class CudaProgram:
         return graph
 
     def _record(self, recording: Recording, graph: Any, handles: Sequence[int]) -> None:
-        after: list[Any] = []
-        for predicate, run in itertools.groupby(self._steps, lambda s: s.predicate):
-            steps = list(run)
+        """Add all commands; those that have nothing to do with each other may run at once."""
+        ends: list[Any] = []
+        for start in range(0, len(self._steps), BATCH):
+            batch = self._steps[start : start + BATCH]
+            nodes: list[list[Any]] = []
+            leaves = set(range(len(batch)))
+            for step, before in zip(batch, dependencies(batch, handles), strict=True):
+                leaves -= set(before)
+                after = [n for b in before for n in nodes[b]] or ends
+                nodes.append(self._add(recording, graph, after, step, handles))
+            ends = [n for leaf in sorted(leaves) for n in nodes[leaf]]
 
-            def queue(stream: Any, steps: list[Step] = steps) -> None:
-                for step in steps:
-                    step.play(stream, handles)
+    def _add(
+        self, recording: Recording, graph: Any, after: list[Any], step: Step, handles: Sequence[int]
+    ) -> list[Any]:
+        def queue(stream: Any) -> None:
+            step.play(stream, handles)
 
-            if predicate is None:
-                after = recording.commands(graph, after, queue)
-                continue
-
-            def body(inner: Any, queue: Callable[[Any], None] = queue) -> None:
-                recording.commands(inner, [], queue)
-
-            after = recording.condition(graph, after, predicate.address(handles), body)
+        if step.predicate is None:
+            return recording.commands(graph, after, queue)
+        word = step.predicate.address(handles)
+        return recording.condition(
+            graph, after, word, lambda inner: recording.commands(inner, [], queue)
+        )
 
     def command_seconds(self, handles: Sequence[int]) -> list[float]:
         """Device time of each command, measured alone on these buffers."""
@@ -343,6 +385,44 @@ class CudaProgram:
             "".join(f"// {line}\n" for line in (k.name, *k.notes)) + k.source
             for k in self._rendered.values()
         )
+
+
+def dependencies(steps: Sequence[Step], handles: Sequence[int]) -> list[list[int]]:
+    """For each step, the earlier ones that must be done before it; what follows from others is left
+    out. Addresses decide, so buffers that are one piece of memory are seen as such."""
+
+    def spans(places: Sequence[tuple[Where, int]]) -> list[tuple[int, int]]:
+        found = []
+        for where, size in places:
+            start = where.address(handles)
+            found.append((start, start + size))
+        return found
+
+    reads = [spans(s.reads) for s in steps]
+    writes = [spans(s.writes) for s in steps]
+    result: list[list[int]] = []
+    ancestors: list[int] = []  # as bits
+    for n, step in enumerate(steps):
+        before: list[int] = []
+        known = 0
+        for b in reversed(range(n)):
+            if known >> b & 1:
+                continue
+            if (
+                (step.shares and step.shares == steps[b].shares)
+                or _overlap(reads[n], writes[b])
+                or _overlap(writes[n], reads[b])
+                or _overlap(writes[n], writes[b])
+            ):
+                before.append(b)
+                known |= ancestors[b] | 1 << b
+        result.append(before)
+        ancestors.append(known)
+    return result
+
+
+def _overlap(a: Sequence[tuple[int, int]], b: Sequence[tuple[int, int]]) -> bool:
+    return any(s < f and t < e for s, e in a for t, f in b)
 
 
 def _scratch_starts(kernel: GpuKernel) -> list[int]:

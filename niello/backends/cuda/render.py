@@ -1,6 +1,6 @@
 """Kernels as CUDA C++ for NVRTC: self-contained text, no headers.
 
-render(kernel, architecture=90) -> GpuKernel
+render(kernel, target=TARGET) -> GpuKernel
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ _MEMORY = {
 _LIBRARY = frozenset(
     (
         "sqrt", "floor", "ceil", "trunc", "rint", "copysign", "exp", "exp2", "expm1", "log", "log2",
-        "log10", "log1p", "pow", "sin", "cos", "tan", "asin", "acos", "atan", "atan2", "sinh", "cosh",
-        "tanh", "asinh", "acosh", "atanh", "erf", "fma",
+        "log10", "log1p", "pow", "sin", "cos", "tan", "asin", "acos", "atan", "atan2", "sinh",
+        "cosh", "tanh", "asinh", "acosh", "atanh", "erf", "fma",
     )
 )  # fmt: skip
 
@@ -71,7 +71,8 @@ def _entry_text(entry: Entry) -> str:
     )
     dialect = CudaDialect()
     lines = [
-        f'extern "C" __global__ void __launch_bounds__({entry.threads}) {entry.name}({parameters}) {{',
+        f'extern "C" __global__ void __launch_bounds__({entry.threads}) '
+        f"{entry.name}({parameters}) {{",
         *("  " + dialect.shared_line(n, r, size) for n, (r, size) in entry.shared.items()),
         "  const int tid = threadIdx.x;",
         "  const int block = blockIdx.x;"

@@ -2,9 +2,9 @@
 
     render(kernel, target=TARGET) -> GpuKernel
 
-Storage holds words: elements of 8 and 16 bits are taken out of them, and written either a whole word
-at a time by one thread or bit by bit with atomic operations on the word. 64-bit integers are pairs
-of words, float64 does not exist. NaN and infinity are made and tested by their bits, because
+Storage holds words: elements of 8 and 16 bits are taken out of them, and written either a whole
+word at a time by one thread or by atomic operations on their bits. 64-bit integers are pairs of
+words, float64 does not exist. NaN and infinity are made and tested by their bits, because
 implementations may assume that there are none.
 """
 

@@ -20,7 +20,7 @@ fn nl_copysign(a: f32, b: f32) -> f32 {
 fn nl_f16_to_f32(h: u32) -> f32 {
   let sign = (h & 0x8000u) << 16u;
   let rest = h & 0x7fffu;
-  if (rest >= 0x7c00u) { return bitcast<f32>((sign | 0x7f800000u | ((rest & 0x3ffu) << 13u)) | nl_nothing); }
+  if (rest >= 0x7c00u) { return nl_float(sign | 0x7f800000u | ((rest & 0x3ffu) << 13u)); }
   if (rest < 0x400u) {
     let small = f32(rest) * 5.9604645e-8f;
     return bitcast<f32>(bitcast<u32>(small) | sign);
@@ -57,7 +57,7 @@ fn nl_truncmod(a: f32, b: f32) -> f32 {
   let x = bitcast<u32>(a) & 0x7fffffffu;
   let y = bitcast<u32>(b) & 0x7fffffffu;
   let sign = bitcast<u32>(a) & 0x80000000u;
-  if (x >= 0x7f800000u || y > 0x7f800000u || y == 0u) { return bitcast<f32>(0x7fc00000u | nl_nothing); }
+  if (x >= 0x7f800000u || y > 0x7f800000u || y == 0u) { return nl_float(0x7fc00000u); }
   if (x < y) { return a; }
   var ex = max(x >> 23u, 1u);
   let ey = max(y >> 23u, 1u);

@@ -1,9 +1,9 @@
 """Reductions: how one value joins an accumulator, and how a team combines its accumulators.
 
-An accumulator is one register for a Reduce, and two for an ArgReduce: the best value and its position,
-which is INT32_MAX (or the largest int64) before there is one. Combining is associative and
-commutative with that order of ties, so results do not depend on how work is shared... but for the
-rounding of sums, whose order is fixed by the mapping alone.
+An accumulator is one register for a Reduce, and two for an ArgReduce: the best value and its
+position, which is the largest integer before there is one. Of equal values the first wins, wherever
+it was found, so that only the rounding of sums depends on how work is shared; and how it is shared
+depends on the kernel and the target alone.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def combine(em: Emitter, node: Expr, a: list[str], b: list[str]) -> list[str]:
 
 
 def better(em: Emitter, node: ArgReduce, a: list[str], b: list[str]) -> str:
-    """Whether (value, position) `b` comes before `a`: NaN first, then the value, then the position."""
+    """Whether (value, position) `b` comes before `a`: NaN, then the value, then the position."""
     dialect = em.dialect
     reg = register_of(node.body.dtype)
     (x, at), (y, there) = a, b

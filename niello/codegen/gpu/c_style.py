@@ -1,7 +1,7 @@
 """Printing for languages of the C family: what CUDA C++ and WGSL write alike, and what differs.
 
-A Dialect turns operations on registers into text. Methods that return text return an expression that
-can stand inside another (bracketed); methods called `..._line` return a statement.
+A Dialect turns operations on registers into text. Methods that return text return an expression
+that can stand inside another (bracketed); methods called `..._line` return a statement.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ class Dialect(ABC):
 
     @abstractmethod
     def gated_line(self, reg: Reg, name: str, gate: str, text: str) -> str:
-        """Define a name as `text` where the gate holds, which is not evaluated elsewhere, or zero."""
+        """Define a name: `text` where the gate holds, which is not evaluated elsewhere, or zero."""
 
     def load_shared(
         self, array: str, reg: Reg, index: str, width: int, name: str

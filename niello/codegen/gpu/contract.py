@@ -2,9 +2,9 @@
 
     C[z, m, n] = epilogue( sum over k of A(z, m, k) * B(z, k, n) )
 
-A range of the stores that only one operand depends on belongs to that operand, a range of both or of
-none is a batch. `m`, `n`, `k` and `z` are each one flat range; where several ranges are behind one,
-positions are taken apart by divisions. Operands and epilogue are any expressions.
+A range of the stores that only one operand depends on belongs to that operand, a range of both or
+of none is a batch. `m`, `n`, `k` and `z` are each walked as one flat range; where several ranges
+are behind one, positions are taken apart by divisions. Operands and epilogue are any expressions.
 """
 
 from __future__ import annotations
@@ -104,13 +104,12 @@ def can_finish(node: Contract, ranges: Sequence[Range], stores: Sequence[Store])
         if s.gate is not None and node in set(walk([s.gate])):
             return False
         for x in reached:
-            inside = isinstance(x, (Reduce, ArgReduce)) or (isinstance(x, Load))
-            if inside and x is not node and node in set(walk([x])):
+            if isinstance(x, (Reduce, ArgReduce, Load)) and node in set(walk([x])):
                 return False
-            if isinstance(x, (Reduce, ArgReduce)) and node not in set(walk([x])):
-                # Another reduction at each result: cheap ones only.
-                if math.prod(r.extent for r in x.ranges) > 16:
-                    return False
+            # Another reduction at each result: cheap ones only.
+            long = isinstance(x, (Reduce, ArgReduce)) and math.prod(r.extent for r in x.ranges) > 16
+            if long:
+                return False
     return True
 
 

@@ -1,4 +1,4 @@
-"""Kernel expressions to lines of text: one name per value, each evaluated once where it is known."""
+"""Kernel expressions to lines of text: one name per value, each evaluated where it is known."""
 
 from __future__ import annotations
 
@@ -237,7 +237,7 @@ class Emitter:
         if all(a.reg is Reg.I32 for a in args) and (
             node.dtype is bool_ or register(node) is Reg.I32
         ):
-            return Reg.I32
+            return Reg.I64 if _sees_width(node) else Reg.I32
         if node.name in MODULAR and register(node) is Reg.I32:
             return Reg.I32
         return Reg.I64
@@ -363,3 +363,11 @@ def adjacent(index: Expr, axis: Range, width: int) -> bool:
         )
         index.facts[key] = known
     return known
+
+
+def _sees_width(node: Fn) -> bool:
+    """Whether a function of numbers that fit 32 bits still depends on the 64 that they have."""
+    if node.name in ("shl", "shr"):
+        amount = node.args[1]
+        return not (isinstance(amount, Const) and 0 <= amount.value < 32)
+    return node.name in ("popcount", "mulhi")

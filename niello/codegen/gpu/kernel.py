@@ -6,7 +6,7 @@
 
 A device needs nothing else: compile `source` (one translation unit), allocate the scratch buffers,
 and for each launch, in order, bind one buffer per argument and start `grid` blocks of `block`
-threads. A launch reads what the launches before it wrote, so each must see the earlier ones' writes.
+threads. A launch reads what the launches before it wrote: it must see their writes.
 """
 
 from __future__ import annotations

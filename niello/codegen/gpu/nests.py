@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from niello.codegen.access import body_of
+from niello.codegen.access import body_of, cost
 from niello.codegen.gpu.accumulate import (
     Accumulator,
     Team,
@@ -30,6 +30,7 @@ from niello.kernel.build import ravel
 from niello.kernel.ir import ArgReduce, Expr, Range, free_ranges
 
 _SHORT = 16  # points that a thread alone goes through without a loop
+_LONGEST_TEXT = 4000  # instructions, roughly, that an unrolled phase may have
 
 
 def inline_reduce(em: Emitter, node: Expr, scope: Scope) -> Val:
@@ -74,7 +75,7 @@ def _loops(em: Emitter, ranges: Sequence[Range], scope: Scope, body) -> None:  #
 
 
 class NestWriter:
-    """Writes one nest. `thread` and `block` name the thread's number and the nest's block number."""
+    """Writes one nest for blocks of `threads` threads."""
 
     def __init__(
         self, em: Emitter, nest: Nest, mapping: Mapping, target: GpuTarget, threads: int
@@ -138,7 +139,7 @@ class NestWriter:
 
     def _alone(self, scope: Scope, block: str) -> None:
         """Each thread works on its own units."""
-        em, m = self.em, self.mapping
+        m = self.mapping
         extent = self.units.chunk.extent
         whole = extent - (1 if self.units.tail else 0)
         for n in range(1 if self._shared_chunks() else m.chunks):
@@ -253,7 +254,9 @@ class _UnitWriter:
             return False
         if m.team == 1:
             return phase.points * len(self.points) <= _SHORT and phase.points > 0
-        return m.rows and -(-phase.points // m.team) <= self.w.target.row_values
+        each = -(-phase.points // m.team)
+        short = each * cost(phase.roots) <= _LONGEST_TEXT
+        return m.rows and each <= self.w.target.row_values and short
 
     def _flat(self, phase: Phase) -> tuple[Flat, Rewriter]:
         found = self.flats.get(phase.ranges)

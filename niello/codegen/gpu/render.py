@@ -20,6 +20,7 @@ from niello.codegen.gpu.stages import SCRATCH_SLOT, Part, Stages, stages_of
 from niello.codegen.gpu.target import GpuTarget
 from niello.codegen.gpu.teams import map_nest, threads_wanted
 from niello.codegen.gpu.tiles import TileWriter, contraction_writer
+from niello.codegen.gpu.turned import TurnedWriter, turned_of
 from niello.codegen.transcendental import Native, expand
 from niello.core.errors import LimitExceeded
 from niello.kernel.ir import Kernel, Param, Store
@@ -113,16 +114,19 @@ def _entry(
 ) -> tuple[Entry, list[str]]:
     """The entry point that runs the nests of a level, each on blocks of its own."""
     em = Emitter(dialect, inline_reduce, dialect.stage)
-    mapped = [(x, map_nest(x, target, dialect.word_bytes)) for x in level if isinstance(x, Nest)]
+    turned = {x: turned_of(x, target, dialect.word_bytes) for x in level if isinstance(x, Nest)}
+    mapped = [(x, map_nest(x, target, dialect.word_bytes)) for x, t in turned.items() if t is None]
     mappings = dict(mapped)
     threads = threads_wanted(mapped, target)
-    writers: list[NestWriter | ScatterWriter | TileWriter] = []
+    writers: list[NestWriter | ScatterWriter | TileWriter | TurnedWriter] = []
     for x in level:
         if isinstance(x, Contraction):
             writers.append(contraction_writer(em, x, target))
             threads = writers[-1].threads
         elif isinstance(x, Scatter):
             writers.append(ScatterWriter(em, x, target, threads))
+        elif (tiles := turned[x]) is not None:
+            writers.append(TurnedWriter(em, tiles, threads))
         else:
             writers.append(NestWriter(em, x, mappings[x], target, threads))
     notes = [w.describe() for w in writers]

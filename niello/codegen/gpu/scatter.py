@@ -1,9 +1,9 @@
 """Stores that combine with what the buffer holds: every element belongs to one thread.
 
-All threads walk all points in order and take those whose element is theirs, so that the points which
-hit one element combine in row-major order, without atomic operations and always alike. Where one
-range alone tells destinations apart (the columns of an embedding table), threads share that range
-too, and the walk is over the others.
+All threads walk all points in order and take those whose element is theirs, so that the points
+which hit one element combine in row-major order, without atomic operations and always alike. Where
+one range alone tells destinations apart (the columns of an embedding table), threads share that
+range too, and the walk is over the others.
 """
 
 from __future__ import annotations

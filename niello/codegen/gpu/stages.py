@@ -1,7 +1,7 @@
-"""From a kernel to nests in levels: each level is one launch, whose nests do not depend on each other.
+"""From a kernel to nests in levels: nests of one level do not depend on each other.
 
-Reductions become launches of their own where one launch would leave the device idle: partial sums go
-to scratch buffers first, and the next level adds them up. All of it is rewriting of the kernel
+Reductions become launches of their own where one would leave the device idle: partial sums go to
+scratch buffers first, and the next level adds them up. All of it is rewriting of the kernel
 language, so that code generation sees ordinary stores and loads.
 """
 
@@ -185,7 +185,7 @@ class _Planner:
     def _units(
         self, ranges: tuple[Range, ...], stores: Sequence[Store], partial: Sequence[Expr]
     ) -> tuple[Range, ...]:
-        """The ranges whose points are the units of a row nest; all of them where rows do not pay."""
+        """The ranges whose points are the units of a row nest; all where rows do not pay."""
         choices = {free_ranges(r) for r in partial}
         ordered = [tuple(r for r in ranges if r in free) for free in choices]
         ordered.sort(key=lambda f: (-math.prod(r.extent for r in f), len(f)))
@@ -318,7 +318,7 @@ class _Planner:
         each: Expr
         if isinstance(node, ArgReduce):
             step = math.prod(r.extent for r in others)
-            local = ArgReduce(node.op, (piece, *others), body)  # type: ignore[arg-type]
+            local: Expr = ArgReduce(node.op, (piece, *others), body)  # type: ignore[arg-type]
             each = cast(local, int32) if along.extent * step < 2**31 else local
         else:
             local = Reduce(node.op, (piece, *others), body)  # type: ignore[attr-defined,arg-type]

@@ -1,4 +1,4 @@
-"""Which threads do what: how the units of a nest are shared among teams, and a unit inside a team."""
+"""Which threads do what: the units of a nest are shared among teams, and a unit inside a team."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from niello.codegen.gpu.phases import Nest, lanes_over_units
 from niello.codegen.gpu.target import GpuTarget
 from niello.kernel.ir import Expr, Param, Range, free_ranges
 
-
 _SIDE = 32  # neighbouring threads that take neighbouring units, so that they share accesses
 _DEEPEST = 32  # threads of a team that are not neighbours
+_LIGHT, _HEAVY = 100, 400  # instructions of a point from which a thread takes fewer points
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,8 @@ def map_nest(nest: Nest, target: GpuTarget, word_bytes: int) -> Mapping:
     if row <= 1:
         width = _width(nest.units, nest, target, word_bytes)
         each = units // width
-        chunks = target.chunks if each >= 4 * target.fill * target.chunks else 1
+        many = each >= 4 * target.fill * target.chunks and not any(p.ranges for p in nest.phases)
+        chunks = target.chunks if many and _nest_cost(nest) <= _LIGHT else 1
         return Mapping(1, False, width, 1, chunks)
     if columns or row < 4:
         return _columns(nest, units, row, target, word_bytes)
@@ -102,6 +103,11 @@ def _rows(nest: Nest, units: int, row: int, target: GpuTarget, word_bytes: int) 
     return Mapping(team, True, 1, width, 1)
 
 
+def _nest_cost(nest: Nest) -> float:
+    """Instructions of a point, roughly."""
+    return cost([e for p in nest.phases for e in p.roots])
+
+
 def _power_above(n: int) -> int:
     """The smallest power of two that is at least `n`."""
     return 1 << max(0, n - 1).bit_length()
@@ -122,7 +128,7 @@ def _width(ranges: Sequence[Range], nest: Nest, target: GpuTarget, word_bytes: i
     if not sizes:
         return 1
     width = min(target.most_lanes, max(1, target.lane_bytes // min(sizes)))
-    if cost([e for p in nest.phases for e in p.roots]) > 400:
+    if _nest_cost(nest) > _HEAVY:
         width = max(1, min(width, word_bytes // min(sizes)))
     inside_units = any(r in nest.units for r in ranges)
     while width > 1:

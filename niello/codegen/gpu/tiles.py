@@ -1,11 +1,12 @@
-"""Tiles of a contraction for a block of threads, in registers: the inner tile that every GPU can run.
+"""Tiles of a contraction for a block of threads, in registers: what every GPU can run.
 
-A block computes a tile of C. Threads evaluate the operands' elements (whatever expressions they are)
-for one step of k, leave them in shared memory, and multiply what is there into sums that they hold in
-registers; the next step's elements are on their way meanwhile. The epilogue runs on the registers.
+A block computes a tile of C. Threads evaluate the operands' elements (whatever expressions they
+are) for one step of k, leave them in shared memory, and multiply what is there into sums that they
+hold in registers; the next step's elements are on their way meanwhile. The epilogue runs on the
+registers.
 
-Another inner tile is another class with the methods of `TileWriter`, listed in INNER_TILES and named
-by the targets that have it.
+Another inner tile is another class with the methods of `TileWriter`, listed in INNER_TILES and
+named by the targets that have it.
 """
 
 from __future__ import annotations
@@ -57,18 +58,22 @@ class Tile:
 
 
 THREADS = Tile.SIDE * Tile.SIDE
+_LEAST_PART = 128  # points of k that are worth a block of their own
 # Tiles, and how fast each is once the device is full, relative to the first.
 TILES = (
     (Tile(128, 128, 16), 1.0),
     (Tile(128, 64, 16), 0.85),
     (Tile(64, 128, 16), 0.85),
     (Tile(64, 64, 16), 0.7),
-    (Tile(32, 32, 16), 0.35),
+    (Tile(128, 32, 16), 0.6),
+    (Tile(64, 32, 32), 0.5),
+    (Tile(32, 64, 32), 0.5),
+    (Tile(32, 32, 32), 0.4),
 )
 
 
 def choose_tile(c: Contraction, target: GpuTarget) -> Tile:
-    """The tile that should take the least time: large ones reuse more, small ones fill the device."""
+    """The tile that should take the least time: large ones reuse more, small ones fill gaps."""
     m, n = c.extent(c.m), c.extent(c.n)
     size = register_of(c.dtype).bytes
     slots = max(1, target.fill // (4 * THREADS))
@@ -95,7 +100,7 @@ def parts_for(c: Contraction, tile: Tile, target: GpuTarget) -> int:
     wanted = target.fill // (4 * THREADS)
     if blocks * 2 > wanted:
         return 1
-    return max(1, min(wanted // blocks, k // (8 * tile.step), 64))
+    return max(1, min(wanted // blocks, k // _LEAST_PART, 256))
 
 
 class RegisterTiles:
@@ -213,7 +218,7 @@ class RegisterTiles:
         result = rewrite(self.c.result)
         if self.c.dtype.is_integer and self.c.dtype.bits < 32:
             self._wrap(scope, sums)
-        fixed = [x for x in self._column_loads(stores, n_flat)]  # type: ignore[arg-type]
+        fixed = self._column_loads(stores, n_flat)  # type: ignore[arg-type]
         groups = self._column_groups(scope, columns, group, n_flat, fixed)
         for i in range(rows):
             m = _spread(f"({em_tid()} / {Tile.SIDE})", i, rows, tile.rows)

@@ -4,7 +4,7 @@ fn nl_is_nan(x: f32) -> bool { return (bitcast<u32>(x) & 0x7fffffffu) > 0x7f8000
 fn nl_f16_to_f32(h: u32) -> f32 {
   let sign = (h & 0x8000u) << 16u;
   let rest = h & 0x7fffu;
-  if (rest >= 0x7c00u) { return bitcast<f32>((sign | 0x7f800000u | ((rest & 0x3ffu) << 13u)) | nl_nothing); }
+  if (rest >= 0x7c00u) { return nl_float(sign | 0x7f800000u | ((rest & 0x3ffu) << 13u)); }
   if (rest < 0x400u) {
     let small = f32(rest) * 5.9604645e-8f;
     return bitcast<f32>(bitcast<u32>(small) | sign);
