@@ -302,7 +302,7 @@ _ANY = ("bool", "int", "uint", "float")
 def _np_truncdiv(a: Any, b: Any) -> Any:
     safe = np.where(b == 0, np.ones_like(b), b)
     q = a // safe
-    # Toward zero where floor division went below it. Not through abs: the smallest integer has none.
+    # Toward zero where floor division went below it; not by abs: the smallest integer has none.
     q = np.where((q * safe != a) & ((a < 0) != (safe < 0)), q + 1, q)
     return np.where(b == 0, np.zeros_like(q), q).astype(np.result_type(a))
 

@@ -373,3 +373,30 @@ def test_words_that_the_program_makes(cuda):
         found = np.asarray(out)
         assert (found[:2] == 1).all() and (found[2:] == (x[2:] if chosen else 0)).all()
     assert len(loaded._graphs) == 1
+
+
+def test_training_gives_the_same_bits_again(cuda):
+    """Commands that have nothing to do with each other run at once; nobody may notice."""
+    from niello.cli.digits import network
+
+    rng = np.random.default_rng(7)
+    images = rng.standard_normal((5, 32, 28, 28, 1)).astype(np.float32)
+    labels = np.eye(10, dtype=np.float32)[rng.integers(0, 10, (5, 32))]
+    found = []
+    for _ in range(3):
+        model = network.build(28, seed=3)
+        exe = model.graph.compile(
+            {
+                model.image: nl.TensorType((32, 28, 28, 1)),
+                model.label: nl.TensorType((32, 10)),
+            },
+            [model.loss],
+            network.training_step(model),
+            device="cuda",
+        )
+        values = [
+            (on_device(i, cuda), on_device(t, cuda)) for i, t in zip(images, labels, strict=True)
+        ]
+        losses = [exe.run(list(values[n % 5]))[0] for n in range(60)]
+        found.append([float(loss).hex() for loss in losses])
+    assert found[0] == found[1] == found[2]

@@ -110,7 +110,9 @@ def test_run_of_shapes(adapter: Adapter, rng: np.random.Generator) -> None:
 
 
 def test_run_of_samples(adapter: Adapter, rng: np.random.Generator) -> None:
-    assert _run_all(adapter, gpu_cases.samples(23), rng, extreme=False) > 100
+    # The stitcher keeps kernels of this device within its buffers; these were made for another one.
+    cases = [c for c in gpu_cases.samples(23) if len(c[1].params) <= TARGET.most_buffers]
+    assert _run_all(adapter, cases, rng, extreme=False) > 100
 
 
 # --- the text alone

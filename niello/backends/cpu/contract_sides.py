@@ -138,9 +138,12 @@ class Sides:
             form = affine(expr.index)
             small = self.depth * roles.n.extent * self.size <= self.target.l1_bytes
             few = self.rows <= 16
-            if form.coefficient(roles.n) == 1 and (small or few):
+            if form.coefficient(roles.n) == 1:
                 steps = tuple(form.coefficient(r) for r in roles.k)
-                return Direct(memory_type(expr.param.dtype), self._address(expr), 1, steps)
+                side = Direct(memory_type(expr.param.dtype), self._address(expr), 1, steps)
+                if small or few:
+                    return side
+                return Packed(self._lines(expr, roles.n), "n", source=side)
         loads = _main_loads(expr, roles.n, *roles.k)
         forms = [affine(n.index) for n in loads]
         along_n = sum(f.stride(roles.n) in (0, 1) for f in forms)

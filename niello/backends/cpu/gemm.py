@@ -9,6 +9,7 @@ sums between blocks of k stay in scratch; the last block hands finished sums to 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from niello.backends.cpu.gemm_dot import emit_dot, suits_dot
@@ -130,6 +131,18 @@ class _Emitter:
             self._block(f, place, _KBlock(start, count, f.icmp("eq", kb, first), is_last), work)
 
     def _block(self, f: Function, place: Place, block: _KBlock, work: _Work) -> None:
+        c = self.c
+        if not self.plan.by_panel:
+            self._pack_b(f, place, block, work.space[1], work.panels)
+        if not c.outer:
+            self._rows(f, place, block, work, f.as_value(0))
+            return
+        with f.for_range(*work.outers, vectorize=False, unroll=1) as o:
+            self._rows(f, place.at(outer=unravel(f, o, c.outer)), block, work, o)
+
+    def _pack_b(
+        self, f: Function, place: Place, block: _KBlock, out: Value, panels: tuple[Value, Value]
+    ) -> None:
         c, plan = self.c, self.plan
         if isinstance(c.b, Packed):
             pack_b(
@@ -137,19 +150,14 @@ class _Emitter:
                 c,
                 c.b,
                 place,
-                work.space[1],
+                out,
                 columns=plan.tile.columns,
                 width=plan.tile.width,
-                panels=work.panels,
+                panels=panels,
                 k_start=block.start,
                 k_count=_plain(block.count),
                 k_block=plan.k_block,
             )
-        if not c.outer:
-            self._rows(f, place, block, work, f.as_value(0))
-            return
-        with f.for_range(*work.outers, vectorize=False, unroll=1) as o:
-            self._rows(f, place.at(outer=unravel(f, o, c.outer)), block, work, o)
 
     def _rows(self, f: Function, place: Place, block: _KBlock, work: _Work, outer: Value) -> None:
         """Blocks of rows of A: prepare each, then go through planes and tiles."""
@@ -230,7 +238,13 @@ class _Emitter:
         c, plan = self.c, self.plan
         tile = plan.tile
         place = place.at(n=f.mul(panel, tile.columns))
-        if isinstance(c.b, Packed):
+        prefetching, ahead = self.tiles.ahead, None
+        if plan.by_panel:
+            b = work.space[1]
+            self._pack_b(f, place, block, b, (panel, f.add(panel, 1)))
+            if prefetching is not None:
+                ahead = self._following(f, place, block, work, panel, prefetching.source)
+        elif isinstance(c.b, Packed):
             done = f.sub(panel, work.panels[0])
             b = f.gep(c.element, work.space[1], f.mul(done, plan.k_block * tile.columns))
         else:
@@ -241,7 +255,10 @@ class _Emitter:
             here = place.at(m=m)
             a = self._a_address(f, here, block, work.space[0], rows[0])
             sums = self._sums(f, work, panel, point, m) if plan.in_blocks else a
-            self._call(f, here, block, self.tiles.function(count, fixed), (a, b, sums))
+            pointers = [a, b, sums]
+            if prefetching is not None and ahead is not None:
+                pointers.append(prefetching.start(f, ahead, f.sub(m, rows[0])))
+            self._call(f, here, block, self.tiles.function(count, fixed), pointers)
 
         if c.live:
             for first in range(0, c.m, tile.rows):
@@ -257,6 +274,21 @@ class _Emitter:
             with f.if_then(f.icmp("slt", whole, rows[1])):
                 run(whole, c.m % tile.rows)
 
+    def _following(
+        self, f: Function, place: Place, block: _KBlock, work: _Work, panel: Value, source: Direct
+    ) -> Value:
+        """Where the panel of B that is packed after this one lies: in the next block of k perhaps.
+
+        After the last panel it may lie outside the operand: it is prefetched only.
+        """
+        plan = self.plan
+        following = f.add(panel, 1)
+        wraps = f.icmp("eq", following, work.panels[1])
+        n = f.mul(f.select(wraps, work.panels[0], following), plan.tile.columns)
+        k = f.add(block.start, f.select(wraps, f.as_value(plan.k_chunk), f.as_value(0)))
+        address = source.address(f, place.at(n=n))
+        return f.gep(source.type, address, f.mul(k, source.k_steps[0]), inbounds=False)
+
     def _a_address(
         self, f: Function, place: Place, block: _KBlock, packed: Value, m_first: Value
     ) -> Value:
@@ -270,7 +302,7 @@ class _Emitter:
 
     @staticmethod
     def _call(
-        f: Function, place: Place, block: _KBlock, name: str, pointers: tuple[Value, ...]
+        f: Function, place: Place, block: _KBlock, name: str, pointers: Sequence[Value]
     ) -> None:
         yes = Value("true", "i1", 1)
         arguments = [

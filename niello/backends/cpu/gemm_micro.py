@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from niello.backends.cpu.gemm_ahead import Prefetching
 from niello.backends.cpu.gemm_pack import transpose
 from niello.backends.cpu.gemm_plan import Plan
 from niello.backends.cpu.gemm_tile import KLoop, Rows, Tile, TileCode, emit_tile
@@ -21,6 +22,7 @@ class TileWriter:
         self.a_step, self.a_steps, self.a_type = self._a_layout()
         self.b_steps, self.b_type = self._b_layout()
         self.tiles: dict[tuple[object, ...], str] = {}
+        self.ahead = Prefetching.of(c, plan)
         self.names = (
             [f"batch{i}" for i in range(len(c.batch))]
             + [f"outer{i}" for i in range(len(c.outer))]
@@ -75,6 +77,7 @@ class TileWriter:
             ("ptr", "a"),
             ("ptr", "b"),
             ("ptr", "sums"),
+            *([("ptr", "ahead")] if self.ahead else []),
             *[("i64", n) for n in self.names],
             ("i64", "m"),
             ("i64", "n"),
@@ -103,6 +106,8 @@ class TileWriter:
         code = TileCode(
             tile, c.element, self.a_type, self.b_type, self.a_step, loops, signed, loads, c.pairs
         )
+        if self.ahead is not None:
+            code.ahead = self.ahead.of_tile(get("ahead"))
         sums = emit_tile(f, code, a, b)
         if not plan.in_blocks:
             self._finish_tile(f, place, tile, sums, stores)

@@ -32,6 +32,7 @@ class Plan:
     pack_b: int
     partial: int
     finish_along: str
+    by_panel: bool  # a panel of B is packed just before its tiles, not all panels first
 
     @property
     def in_blocks(self) -> bool:
@@ -103,7 +104,9 @@ def make_plan(c: Contraction, target: Target, tile: Tile | None = None) -> Plan:
         chunk_outer, chunk_rows = _limit_rows(c, tile, chunk_outer, chunk_rows, _SUM_BYTES // row)
         partial = chunk_outer * math.prod(c.plane) * _round_up(chunk_rows, tile.rows) * row
     block_rows, a_stride, pack_a = _packed_a(c, tile, target, chunk_rows, k_block)
-    pack_b = chunk_panels * tile.columns * k_block * size if isinstance(c.b, Packed) else 0
+    by_panel = isinstance(c.b, Packed) and _used_once(c) and block_rows >= chunk_rows
+    packed_panels = 0 if isinstance(c.b, Direct) else 1 if by_panel else chunk_panels
+    pack_b = packed_panels * tile.columns * k_block * size
     items = (
         k_splits
         * math.prod(c.batch)
@@ -130,7 +133,13 @@ def make_plan(c: Contraction, target: Target, tile: Tile | None = None) -> Plan:
         _round_up(pack_b, 64),
         _round_up(partial, 64),
         c.finish_along if k_splits == 1 else "n",
+        by_panel,
     )
+
+
+def _used_once(c: Contraction) -> bool:
+    """Whether one pass over rows of A is all that B serves."""
+    return math.prod(c.outer) == 1 and math.prod(c.plane) == 1
 
 
 def _limit_rows(c: Contraction, tile: Tile, outer: int, rows: int, most: int) -> tuple[int, int]:

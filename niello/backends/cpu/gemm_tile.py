@@ -107,6 +107,16 @@ def choose_tile(m: int, n: int, target: Target, element: str, *, rows_multiple: 
     return best[1]
 
 
+@dataclass(frozen=True)
+class Ahead:
+    """Memory that each trip of the k loop prefetches: a cache line at each offset (in bytes) from
+    `start`, which advances by `step` bytes."""
+
+    start: Value
+    offsets: Sequence[int]
+    step: int
+
+
 @dataclass
 class TileCode:
     """Everything the k loops of one tile need, besides the function they are written into."""
@@ -120,6 +130,7 @@ class TileCode:
     signed: bool = True
     masks: Sequence[Value | None] = ()
     pairs: str = ""  # bfloat or i16: operands are pairs along k, see gemm_pairs
+    ahead: Ahead | None = None
 
 
 Registers = list[Value]
@@ -190,20 +201,20 @@ def _innermost(
     if isinstance(here.extent, int):
         if here.extent * size <= _UNROLLED_MULTIPLY_ADDS:
             return _steps(f, code, here, here.extent, a, b, acc, rows)
-        count = _unroll(here.extent, size)
+        count = steps_per_trip(here.extent, size)
         trips, rest = divmod(here.extent, count)
         acc, a, b = _repeat(f, code, here, count, trips, a, b, acc, rows)
         return _steps(f, code, here, rest, a, b, acc, rows) if rest else acc
-    count = _unroll(0, size)
+    count = steps_per_trip(None, size)
     trips_value = f.lshr(here.extent, count.bit_length() - 1)
     acc, a, b = _repeat(f, code, here, count, trips_value, a, b, acc, rows)
     return _repeat(f, code, here, 1, f.and_(here.extent, count - 1), a, b, acc, rows)[0]
 
 
-def _unroll(extent: int, size: int) -> int:
-    """Steps per loop trip: a divisor of the extent where it has one; 0: not known."""
+def steps_per_trip(extent: int | None, size: int) -> int:
+    """Steps of k per loop trip: a divisor of the extent where it is known and has one."""
     limit = max(2, _UNROLLED_MULTIPLY_ADDS // size)
-    if extent == 0:
+    if extent is None:
         return 4 if limit >= 4 else 2
     for count in (8, 6, 7, 5, 4, 3, 2):
         if count <= limit and extent % count == 0:
@@ -222,8 +233,13 @@ def _repeat(
     acc: Registers,
     rows: Rows,
 ) -> tuple[Registers, Value, Value]:
+    ahead = code.ahead
     with f.loop(0, trips, 1, [*acc, a, b], unroll=1, vectorize=False, name="k") as loop:
         *inner, pa, pb = loop.carried
+        if ahead is not None:
+            line = f.gep("i8", ahead.start, f.mul(loop.index, ahead.step), inbounds=False)
+            for offset in ahead.offsets:
+                f.prefetch(f.gep("i8", line, offset, inbounds=False), locality=2)
         inner = _steps(f, code, here, count, pa, pb, inner, rows)
         pa = _advance(f, pa, count * here.a_stride, code.a_type)
         pb = _advance(f, pb, count * here.b_stride, code.b_type)

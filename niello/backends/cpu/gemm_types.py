@@ -66,12 +66,14 @@ class Packed:
 
     `lines` run along `along`: "k" or the side's own axis ("m" or "n"); the place holds all other
     indices (and anything for this one). Along "k" means the innermost loop over k; side B may name
-    another by its number in `axis`.
+    another by its number in `axis`. `source`, where known, is the memory that side B copies: it is
+    prefetched while earlier panels are in use.
     """
 
     lines: Lines
     along: str
     axis: int = -1
+    source: Direct | None = None
 
 
 @dataclass(frozen=True)

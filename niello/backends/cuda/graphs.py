@@ -50,7 +50,9 @@ class Recording:
         check("cuStreamEndCapture", ended)
         return list(found[3]) or after
 
-    def condition(self, graph: Any, after: Nodes, word: int, body: Callable[[Any], None]) -> Nodes:
+    def condition(
+        self, graph: Any, after: Nodes, word: int, body: Callable[[Any], object]
+    ) -> Nodes:
         """Add what `body` adds to the graph that it is given, to run unless the word is zero."""
         api, driver = self._api, self._driver
         answer = api.cuGraphConditionalHandleCreate(graph, driver.context, 0, 0)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from niello.backends.cuda.render_prelude import HELPERS
+from niello.backends.cuda.render_prelude import DEFINITIONS
 from niello.codegen.gpu.blocks import Val
 from niello.codegen.gpu.c_style import CStyle
 from niello.codegen.gpu.kernel import GpuKernel
@@ -61,7 +61,7 @@ def _native(name: str, dtype: DType) -> bool:
 
 def write_source(entries: Sequence[Entry]) -> str:
     """The translation unit of some entry points."""
-    return HELPERS.before("\n".join(_entry_text(e) for e in entries))
+    return DEFINITIONS.before("\n".join(_entry_text(e) for e in entries))
 
 
 def _entry_text(entry: Entry) -> str:
@@ -70,9 +70,9 @@ def _entry_text(entry: Entry) -> str:
         for p, w in zip(entry.params, entry.written, strict=True)
     )
     dialect = CudaDialect()
+    bounds = f"{entry.threads}, {entry.resident}" if entry.resident > 1 else str(entry.threads)
     lines = [
-        f'extern "C" __global__ void __launch_bounds__({entry.threads}) '
-        f"{entry.name}({parameters}) {{",
+        f'extern "C" __global__ void __launch_bounds__({bounds}) {entry.name}({parameters}) {{',
         *("  " + dialect.shared_line(n, r, size) for n, (r, size) in entry.shared.items()),
         "  const int tid = threadIdx.x;",
         "  const int block = blockIdx.x;"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from niello.codegen.gpu.helpers import Helpers
+from niello.codegen.gpu.definitions import Definitions
 
 _TEXTS: dict[str, str] = {}
 
@@ -185,4 +185,4 @@ template <class T> __device__ inline T nl_mod_unsigned(T a, T b) { return b == 0
 """,
 )
 
-HELPERS = Helpers(_TEXTS)
+DEFINITIONS = Definitions(_TEXTS)

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from niello.backends.webgpu.render_prelude import HELPERS
+from niello.backends.webgpu.render_prelude import DEFINITIONS
 from niello.codegen.gpu.blocks import Val
 from niello.codegen.gpu.c_style import CStyle
 from niello.codegen.gpu.kernel import GpuKernel
@@ -81,7 +81,7 @@ def _refuse(kernel: Kernel) -> None:
 
 def write_source(entries: Sequence[Entry]) -> str:
     """The module of some entry points."""
-    return HELPERS.before("\n".join(_entry_text(e) for e in entries))
+    return DEFINITIONS.before("\n".join(_entry_text(e) for e in entries))
 
 
 def _variable(param: Param, stage: int) -> str:

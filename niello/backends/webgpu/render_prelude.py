@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 
-from niello.codegen.gpu.helpers import Helpers
+from niello.codegen.gpu.definitions import Definitions
 
 _TEXT = """
 var<private> nl_nothing: u32 = 0u;
@@ -263,8 +263,8 @@ fn nl_f32_to_u64(x: f32) -> vec2<u32> {
 """
 
 
-def _helpers() -> dict[str, str]:
-    """Each helper by name, in order."""
+def _texts() -> dict[str, str]:
+    """Each function by name, in order."""
     found: dict[str, str] = {}
     for part in re.split(r"\n(?=fn |var<private>)", _TEXT.strip()):
         name = re.match(r"(?:fn|var<private>) (\w+)", part)
@@ -273,4 +273,4 @@ def _helpers() -> dict[str, str]:
     return found
 
 
-HELPERS = Helpers(_helpers())
+DEFINITIONS = Definitions(_texts())

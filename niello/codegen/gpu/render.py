@@ -40,6 +40,7 @@ class Entry:
     grid: tuple[int, int, int]
     lines: tuple[str, ...]
     stage: int
+    resident: int = 1  # blocks that a processor should hold at once
 
 
 Writer = Callable[[Sequence[Entry]], str]
@@ -130,6 +131,7 @@ def _entry(
         else:
             writers.append(NestWriter(em, x, mappings[x], target, threads))
     notes = [w.describe() for w in writers]
+    resident = max((getattr(w, "resident", 1) for w in writers), default=1)
     total = sum(w.blocks for w in writers)
     grid = _grid(total, target)
     root = Block(1)
@@ -151,7 +153,9 @@ def _entry(
             root.add("}")
     params = tuple(sorted(em.used, key=lambda p: p.slot))
     written = tuple(em.used[p] for p in params)
-    return Entry(name, params, written, shared, threads, grid, tuple(root.lines), em.stage), notes
+    return Entry(
+        name, params, written, shared, threads, grid, tuple(root.lines), em.stage, resident
+    ), notes
 
 
 def _grid(blocks: int, target: GpuTarget) -> tuple[int, int, int]:

@@ -31,6 +31,7 @@ class TileWriter(Protocol):
     """Writes a contraction for a block of `threads` threads."""
 
     threads: int
+    resident: int  # blocks that a processor should hold at once, which bounds their registers
     blocks: int
     shared: dict[str, tuple[Reg, int]]
 
@@ -61,7 +62,7 @@ THREADS = Tile.SIDE * Tile.SIDE
 _LEAST_PART = 128  # points of k that are worth a block of their own
 # Tiles, and how fast each is once the device is full, relative to the first.
 TILES = (
-    (Tile(128, 128, 16), 1.0),
+    (Tile(128, 128, 8), 1.0),
     (Tile(128, 64, 16), 0.85),
     (Tile(64, 128, 16), 0.85),
     (Tile(64, 64, 16), 0.7),
@@ -69,6 +70,7 @@ TILES = (
     (Tile(64, 32, 32), 0.5),
     (Tile(32, 64, 32), 0.5),
     (Tile(32, 32, 32), 0.4),
+    (Tile(32, 32, 16), 0.35),
 )
 
 
@@ -107,6 +109,7 @@ class RegisterTiles:
     """The inner tile in registers."""
 
     threads = THREADS
+    resident = 2
 
     def __init__(self, em: Emitter, c: Contraction, target: GpuTarget) -> None:
         self.em = em

@@ -1,4 +1,4 @@
-"""Helper functions of generated source: a source holds those that it uses, and what those use."""
+"""Functions that generated source calls: it holds those that it uses, and what those use."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 
 
-class Helpers:
+class Definitions:
     """Definitions by name, each before those that use it."""
 
     def __init__(self, texts: Mapping[str, str]) -> None:
