@@ -109,6 +109,8 @@ def elementwise_maker(name: str, samples: list[Sample]) -> Maker:
         fitted = [domain(b, t, spec) for t, spec in zip(operands, sample.inputs, strict=True)]
         if any(t is None for t in fitted):
             return None
+        if needs_exact and any(t is not o for t, o in zip(fitted, operands, strict=True)):
+            return None  # squeezing rounds
         return b.graph.apply(cls(**sample.attributes), *fitted)
 
     make.__name__ = name
