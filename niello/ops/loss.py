@@ -258,7 +258,8 @@ def binary_cross_entropy(
 _sigmoid_op = elementwise(
     "sigmoid_cross_entropy",
     FLOATS,
-    numpy=lambda x, t: -(t * -np.logaddexp(0, -x) + (1 - t) * -np.logaddexp(0, x)),
+    # As PyTorch's: an infinite logit with a target of 0 gives NaN.
+    numpy=lambda x, t: np.logaddexp(0, x) - x * t,
     scalar=lambda k, x, t: softplus_expr(k, x) - x * t,
     grad=lambda g, x, t, y: (g * (sigmoid(x) - t), -(g * x)),
     samples=[
