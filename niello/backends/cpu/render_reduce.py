@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 from niello.backends.cpu.llvm_text import Value, constant, lanes, vector
@@ -78,6 +79,10 @@ class Accumulator:
         if counted is not None and lanes(value.type) > 1:
             identity = constant(reduce_identity(self.op, self.dtype), value.type)
             value = em.f.select(counted, value, identity)
+        if self._is_extreme() and lanes(value.type) > 1:
+            # A NaN as a constant: with the value itself LLVM makes one slow choice out of two.
+            nan = em.f.fcmp("uno", value, value)
+            return [em.f.select(nan, constant(math.nan, value.type), self._first(value, state[0]))]
         # The new value first: then little of a maximum that keeps NaN waits for the state.
         return [self._combine(value, state[0])]
 
@@ -143,9 +148,18 @@ class Accumulator:
             same = f.icmp("eq", a[0], b[0])
         return f.or_(better, f.and_(same, f.icmp("slt", a[1], b[1])))
 
-    def across(self, state: State) -> State:
-        """The state of all lanes together, as scalars: halves are merged with halves."""
-        f = self.em.f
+    def together(self, states: Sequence[State]) -> State:
+        """The state of all parts (a power of two) and all their lanes together, as scalars."""
+        if self._is_extreme():
+            return [self._extreme([state[0] for state in states])]
+        return self._halved(states, self.merge)
+
+    def _halved(self, states: Sequence[State], merge: Callable[[State, State], State]) -> State:
+        """Parts are merged in pairs, then halves of the lanes with halves."""
+        f, parts = self.em.f, list(states)
+        while len(parts) > 1:
+            parts = [merge(*parts[n : n + 2]) for n in range(0, len(parts), 2)]
+        state = parts[0]
         count = lanes(state[0].type)
         while count > 1:
             count //= 2
@@ -153,8 +167,28 @@ class Accumulator:
                 [f.shuffle(v, None, range(base, base + count)) for v in state]
                 for base in (0, count)
             ]
-            state = self.merge(*halves)
+            state = merge(*halves)
         return state
+
+    def _is_extreme(self) -> bool:
+        return self.dtype.is_float and self.op in ("min", "max") and self.size == 1
+
+    def _first(self, a: Value, b: Value) -> Value:
+        """The smaller (or larger); b if one is NaN, as in the instructions of x86."""
+        before = "olt" if self.op == "min" else "ogt"
+        return self.em.f.select(self.em.f.fcmp(before, a, b), a, b)
+
+    def _extreme(self, parts: list[Value]) -> Value:
+        """The minimum or maximum of all lanes: one look for a NaN serves all the comparisons."""
+        f = self.em.f
+        nan = f.fcmp("uno", parts[0], parts[-1])
+        for part in parts[1:-1]:
+            nan = f.or_(nan, f.fcmp("uno", part, part))
+        count = lanes(nan.type)
+        if count > 1:
+            nan = f.icmp("ne", f.bitcast(nan, f"i{count}"), 0)
+        best = self._halved([[p] for p in parts], lambda a, b: [self._first(a[0], b[0])])[0]
+        return f.select(nan, constant(math.nan, best.type), best)
 
     def result(self, state: State) -> Value:
         """The value of the reduction."""
@@ -344,11 +378,9 @@ class _Walk:
         values = nest(
             em, outer, [alone], self.roots, identity, rows, inner=[own], bounds=self.bounds
         )
-        parts = [values[n * size : (n + 1) * size] for n in range(copies)]
-        while len(parts) > 1:
-            parts = [self._merge(*parts[n : n + 2]) for n in range(0, len(parts), 2)]
-        pairs = zip(self.group, self._states(parts[0]), strict=True)
-        return [a.result(a.across(state)) for a, state in pairs]
+        parts = [self._states(values[n * size : (n + 1) * size]) for n in range(copies)]
+        states = zip(*parts, strict=True)
+        return [a.result(a.together(s)) for a, s in zip(self.group, states, strict=True)]
 
     def _lane_step(self, here: Scope, values: list[Value]) -> list[Value]:
         """One element into lane 0 of the first accumulators: the rest of a range without masks."""
