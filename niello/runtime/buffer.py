@@ -158,6 +158,11 @@ class HostPool:
         capacity = size_class(size)
         with self._lock:
             if self._returned:
+                # Runs in a loop take back what the last one dropped: no need to file it.
+                block = self._returned.popleft()
+                if block.capacity == capacity:
+                    return block
+                self._returned.appendleft(block)
                 self._collect()
             free = self._free.get(capacity)
             if free:
