@@ -89,15 +89,3 @@ def contraction_flops(kernel: Kernel) -> int:
                     inner *= r.extent
                 total += 2 * points * inner
     return total
-
-
-def timing_table(executable: Executable, repeats: int = 5) -> str:
-    """The times as text, one line for each command."""
-    rows = time_commands(executable, repeats)
-    lines = [f"{'us':>9} {'GB/s':>7} {'GFLOP/s':>8}  command"]
-    for r in rows:
-        lines.append(
-            f"{r.seconds * 1e6:9.1f} {r.gigabytes_per_second:7.1f} {r.gigaflops:8.1f}  {r.name}"
-        )
-    lines.append(f"{sum(r.seconds for r in rows) * 1e6:9.1f}  in all")
-    return "\n".join(lines)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from niello.core.dtypes import DType, bool_, int64
 from niello.core.nodes import walk
@@ -430,11 +429,6 @@ def _atom_divisor(term: Expr) -> int:
 def is_multiple(expr: Expr, of: int) -> bool:
     """Whether every value of `expr` is a multiple of `of` (a positive number)."""
     return divisor(expr) % of == 0
-
-
-def is_index(node: Any) -> bool:
-    """Whether a node is an int64 expression, as indices are."""
-    return isinstance(node, Expr) and node.dtype is int64
 
 
 def loads_of(expr: Expr) -> list[Load]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hashlib import blake2b
 
 from niello.core.nodes import Node
-from niello.kernel.ir import Kernel, Range
+from niello.kernel.ir import Range
 
 Key = tuple[int, str]
 
@@ -42,9 +42,3 @@ def _key(node: Node) -> Key:
         else:
             parts.append(repr(value))
     return (1, blake2b("|".join(parts).encode(), digest_size=16).hexdigest())
-
-
-def kernel_key(kernel: Kernel) -> str:
-    """A digest of what a kernel computes, without its name: equal kernels share compiled code."""
-    parts = [order_key(n)[1] for n in (*kernel.params, *kernel.stores)]
-    return blake2b("|".join(parts).encode(), digest_size=16).hexdigest()

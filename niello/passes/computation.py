@@ -9,7 +9,7 @@ from niello.core.types import TensorType
 from niello.graph.graph import GraphDefinition
 from niello.graph.opdef import Op, Trait
 from niello.graph.operation import Operation
-from niello.graph.structural import Assign, Placeholder
+from niello.graph.structural import Placeholder
 from niello.graph.tensor import Tensor
 
 
@@ -34,14 +34,6 @@ class Computation:
             stack.extend(t.operation for t in operation.inputs if t.operation not in needed)
             stack.extend(c for c in operation.control_inputs if c not in needed)
         return [o for o in self.graph.operations if o in needed]
-
-    def consumers(self) -> dict[Tensor, list[Operation]]:
-        """Reachable operations that read each tensor."""
-        users: dict[Tensor, list[Operation]] = {}
-        for operation in self.reachable():
-            for t in operation.inputs:
-                users.setdefault(t, []).append(operation)
-        return users
 
 
 # Given an operation and its inputs in the new graph, the new outputs; None copies the operation.
@@ -101,7 +93,3 @@ def specialised_inputs(
 def is_pure(operation: Operation) -> bool:
     """True when an operation may be shared, folded and dropped."""
     return not operation.op.traits & (Trait.STATEFUL | Trait.STRUCTURAL)
-
-
-def is_assign(operation: Operation) -> bool:
-    return isinstance(operation.op, Assign)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from niello.backends.cpu.llvm_text import Value, byte_size, constant, vector, with_element
+from niello.backends.cpu.llvm_text import Value, byte_size, constant, vector
 from niello.backends.cpu.render_functions import emit_function
 from niello.backends.cpu.render_types import has_gather, memory_type, register_type
 from niello.core.dtypes import DType, bool_
@@ -248,9 +248,3 @@ def store(em: Emitter, node: Store, value: Value, scope: Scope) -> None:
 def register_vector(dtype: DType, width: int) -> str:
     """LLVM type of `width` lanes of a dtype in registers."""
     return vector(register_type(dtype), width)
-
-
-def splat_identity(value: object, dtype: DType, width: int) -> Value:
-    """A constant of `dtype` in every lane."""
-    kind = register_vector(dtype, width)
-    return constant(value, with_element(kind, register_type(dtype)))  # type: ignore[arg-type]
