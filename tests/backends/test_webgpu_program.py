@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import threading
 
@@ -178,19 +179,71 @@ def test_bindings_must_be_aligned(device):
 
 
 def test_a_buffer_beyond_the_binding_limit(device):
-    n = device.limits["max-storage-buffer-binding-size"] // 4 + 1
-    x, out = ir.Param(0, float32, n, False), ir.Param(1, float32, n, True)
-    i = ir.Range("i", n)
-    kernel = ir.Kernel(
-        "large", (x, out), (ir.Store(out, (i,), i, ir.Load(x, i, None), None, None),)
-    )
-    kind = TensorType((n,), float32)
-    refs = (BufferRef(Space.INPUT, 0, 0, 4 * n), BufferRef(Space.OUTPUT, 0, 0, 4 * n))
-    made = program([Dispatch(0, refs, (False, True))], [kernel], (kind,), (kind,))
-    with pytest.raises(LimitExceeded) as error:
-        device.compile(made, OPTIONS)
-    assert error.value.received == 4 * n
-    assert error.value.fields["name"] == "max-storage-buffer-binding-size"
+    n = device.limits["max-storage-buffer-binding-size"] // 4 + 1000
+    graph = nl.Graph()
+    x = graph.placeholder((n,), nl.float32)
+    run = graph.compile({x: x.type}, [x.reverse(0) + 1, x.sum()], device="webgpu")
+    given = np.arange(n, dtype=np.float32) % 100
+    reversed_, total = run.run([given])
+    np.testing.assert_array_equal(reversed_.numpy(), given[::-1] + 1)
+    np.testing.assert_allclose(total.numpy(), given.sum(dtype=np.float64), rtol=1e-5)
+
+
+@pytest.fixture
+def small_bindings(device, monkeypatch):
+    """The device as if it bound no more than about 4 KiB at once."""
+    target = dataclasses.replace(device.target, most_binding_bytes=4096 + 300)
+    monkeypatch.setattr(device, "target", target)
+    return device
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "int8", "int32", "int64", "bool_"])
+def test_buffers_in_pieces(small_bindings, dtype):
+    kind = getattr(nl, dtype)
+    graph = nl.Graph()
+    x = graph.placeholder((61, 83), kind)
+    targets = [x.transpose((1, 0)), x[3:, ::-2], nl.concat([x, x], axis=1)]
+    if kind is not nl.bool_:
+        targets.append(x.sum(axes=(0,)))
+    given = np.random.default_rng(1).integers(0, 2, (61, 83)).astype(kind.numpy)
+    for target in targets:
+        run = graph.compile({x: x.type}, [target], device="webgpu")
+        same = graph.compile({x: x.type}, [target], device="numpy")
+        assert "b0p1" in run.as_text("source")
+        np.testing.assert_array_equal(run.run([given])[0].numpy(), same.run([given])[0].numpy())
+        loaded = small_bindings.load(run.loaded.program, OPTIONS, run.loaded.image())
+        assert loaded.image() == run.loaded.image()
+
+
+def test_products_updates_and_copies_in_pieces(small_bindings):
+    rng = np.random.default_rng(2)
+    graph = nl.Graph()
+    x = graph.placeholder((40, 64), nl.float32)
+    rows = graph.placeholder((90,), nl.int32)
+    table = graph.variable(rng.standard_normal((50, 64)).astype(np.float32))
+    loss = (table.gather(rows, axis=0).matmul(x.transpose((1, 0)))).square().sum()
+    step = table.assign(table - 0.01 * graph.gradients(loss, [table])[table])
+    before = np.array(table.value)
+    feeds = {
+        x: rng.standard_normal((40, 64)).astype(np.float32),
+        rows: rng.integers(0, 50, 90).astype(np.int32),
+    }
+    found = {}
+    for name in ("webgpu", "numpy"):
+        table.value = before
+        out = graph.run(feeds, [loss], [step], device=name)
+        found[name] = (np.asarray(out[loss].numpy()), np.array(table.value))
+    for got, wanted in zip(found["webgpu"], found["numpy"], strict=True):
+        np.testing.assert_allclose(got, wanted, rtol=2e-4, atol=1e-4)
+
+
+def test_too_many_pieces_are_refused(device, monkeypatch):
+    target = dataclasses.replace(device.target, most_binding_bytes=256)
+    monkeypatch.setattr(device, "target", target)
+    graph = nl.Graph()
+    x = graph.placeholder((64, 1000), nl.float32)
+    with pytest.raises(LimitExceeded, match="buffers"):
+        graph.compile({x: x.type}, [x + 1], device="webgpu")
 
 
 def test_float64_is_refused(device):

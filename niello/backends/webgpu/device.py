@@ -342,6 +342,7 @@ def target_of(limits: dict[str, int]) -> GpuTarget:
         TARGET,
         most_blocks=limits["max-compute-workgroups-per-dimension"],
         most_buffers=limits["max-storage-buffers-per-shader-stage"],
+        most_binding_bytes=limits["max-storage-buffer-binding-size"],
     )
 
 

@@ -13,7 +13,7 @@ from niello.runtime.commands import Dispatch, Program
 if TYPE_CHECKING:
     from niello.backends.webgpu.program import Key
 
-FORMAT = "niello wgsl 1"
+FORMAT = "niello wgsl 2"
 
 
 def pack(kernels: Mapping[Key, GpuKernel]) -> bytes:
@@ -39,7 +39,7 @@ def _launch(launch: Launch) -> dict[str, Any]:
         "grid": list(launch.grid),
         "block": list(launch.block),
         "shared_bytes": launch.shared_bytes,
-        "arguments": [[a.slot, a.scratch, a.written] for a in launch.arguments],
+        "arguments": [[a.slot, a.scratch, a.written, a.offset, a.bytes] for a in launch.arguments],
     }
 
 
@@ -71,6 +71,9 @@ def unpack(image: bytes, program: Program) -> dict[Key, GpuKernel]:
             number = a.scratch if a.slot is None else a.slot
             if number is None or not 0 <= number < count:
                 raise _corrupt(f"kernel {kernel.name} binds buffer {number} of {count}", image)
+            whole = kernel.scratch[number] if a.slot is None else command.buffers[number].bytes
+            if a.offset + (a.bytes or 0) > whole:
+                raise _corrupt(f"kernel {kernel.name} binds more than buffer {number} has", image)
     return {key: found[key] for key in wanted}
 
 
@@ -93,8 +96,10 @@ def _read_launch(record: dict[str, Any]) -> Launch:
             None if slot is None else _whole(slot),
             None if scratch is None else _whole(scratch),
             bool(written),
+            _whole(offset),
+            None if size is None else _whole(size),
         )
-        for slot, scratch, written in record["arguments"]
+        for slot, scratch, written, offset, size in record["arguments"]
     )
     return Launch(
         _text(record["entry"]),

@@ -170,21 +170,21 @@ class _Making:
 
     def _dispatch(self, command: Dispatch, flags: list[Handle]) -> None:
         from niello.backends.webgpu.device import STORAGE
-        from niello.backends.webgpu.program import scratch_starts
+        from niello.backends.webgpu.program import bound_bytes, scratch_starts
 
         kernel = self._kernel(command)
         starts, _ = scratch_starts(kernel)
         for launch in kernel.launches:
             windows = []
             for argument in launch.arguments:
+                offset, size = bound_bytes(argument, command, kernel)
                 if argument.slot is None:
                     scratch = self.owner.scratch
                     assert isinstance(scratch, Buffer)
                     place = scratch.handle + starts[argument.scratch]
-                    windows.append(self._window(place, kernel.scratch[argument.scratch]))
                 else:
-                    ref = command.buffers[argument.slot]
-                    windows.append(self._window(self._place(ref), ref.bytes))
+                    place = self._place(command.buffers[argument.slot])
+                windows.append(self._window(place + offset, size))
             bindings = (STORAGE,) * len(windows)
             pipeline = self.device.pipeline(kernel.source, launch.entry, bindings)
             self._start(pipeline, self.device.bind(bindings, windows), launch.grid, flags)
@@ -199,11 +199,17 @@ class _Making:
             buffers = (source.block.buffer, source.offset, target.block.buffer, target.offset)
             self.parts.append(Direct(lambda e: e.copy_buffer_to_buffer(*buffers, size)))
             return
-        to, start = window(target, size, self.alignment)
-        what, first = window(source, size, self.alignment)
-        parameters = copy_parameters(start, size, first)
-        pipeline, group = self.device.bind_bytes("copy", [to, what], parameters)
-        self._start(pipeline, group, grid_of(words_touched(start, size), self.most), flags)
+        for at, part in self._parts(size):
+            to, start = window(target + at, part, self.alignment)
+            what, first = window(source + at, part, self.alignment)
+            parameters = copy_parameters(start, part, first)
+            pipeline, group = self.device.bind_bytes("copy", [to, what], parameters)
+            self._start(pipeline, group, grid_of(words_touched(start, part), self.most), flags)
+
+    def _parts(self, size: int) -> list[tuple[int, int]]:
+        """(offset, bytes) of what one binding each can cover, wherever it begins."""
+        step = self.device.target.piece_bytes // 2
+        return [(at, min(step, size - at)) for at in range(0, size, step)]
 
     def _fill(self, command: Fill, flags: list[Handle]) -> None:
         target, size = self._place(command.target), command.target.bytes
@@ -213,10 +219,11 @@ class _Making:
             buffer, offset = target.block.buffer, target.offset
             self.parts.append(Direct(lambda e: e.clear_buffer(buffer, offset, size)))
             return
-        to, start = window(target, size, self.alignment)
-        parameters = fill_parameters(start, size, command.pattern)
-        pipeline, group = self.device.bind_bytes("fill", [to], parameters)
-        self._start(pipeline, group, grid_of(words_touched(start, size), self.most), flags)
+        for at, part in self._parts(size):
+            to, start = window(target + at, part, self.alignment)
+            parameters = fill_parameters(start, part, command.pattern)
+            pipeline, group = self.device.bind_bytes("fill", [to], parameters)
+            self._start(pipeline, group, grid_of(words_touched(start, part), self.most), flags)
 
     def _start(self, pipeline: Any, group: Any, grid: Grid, flags: list[Handle]) -> None:
         if not flags:

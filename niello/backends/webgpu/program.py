@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from niello.backends.webgpu.image import pack
 from niello.backends.webgpu.memory import Handle
 from niello.backends.webgpu.plan import Plan, Planner
-from niello.codegen.gpu.kernel import GpuKernel
+from niello.codegen.gpu.kernel import Argument, GpuKernel
 from niello.codegen.rows import replace
 from niello.core.errors import CompilerBug, LimitExceeded
 from niello.core.nodes import Node
@@ -142,13 +142,19 @@ def scratch_starts(kernel: GpuKernel) -> tuple[list[int], int]:
     return starts, position
 
 
+def bound_bytes(argument: Argument, command: Dispatch, kernel: GpuKernel) -> tuple[int, int]:
+    """Which part of its buffer an argument of a launch is: first byte and number of bytes."""
+    if argument.bytes is not None:
+        return argument.offset, argument.bytes
+    if argument.slot is None:
+        return 0, kernel.scratch[argument.scratch or 0]
+    return 0, command.buffers[argument.slot].bytes
+
+
 def check(command: Dispatch, kernel: GpuKernel, limits: dict[str, int]) -> None:
     """Refuse launches beyond the device's limits. Raises LimitExceeded."""
     for launch in kernel.launches:
-        sizes = [
-            kernel.scratch[a.scratch or 0] if a.slot is None else command.buffers[a.slot].bytes
-            for a in launch.arguments
-        ]
+        sizes = [bound_bytes(a, command, kernel)[1] for a in launch.arguments]
         x, y, z = launch.block
         bounds = (
             ("max-storage-buffer-binding-size", max(sizes, default=0), "bytes of a buffer"),

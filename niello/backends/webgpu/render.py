@@ -16,6 +16,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from niello.backends.webgpu.bindings import declaration, pieces_of, variable_name
 from niello.backends.webgpu.render_prelude import DEFINITIONS
 from niello.codegen.gpu.blocks import Val
 from niello.codegen.gpu.c_style import CStyle
@@ -61,7 +62,9 @@ def render(kernel: Kernel, target: GpuTarget = TARGET) -> GpuKernel:
     Raises UnsupportedDtype for float64 and LimitExceeded for a kernel that does not fit the target.
     """
     _refuse(kernel)
-    return render_shared(kernel, WgslDialect(), target, _native, write_source)
+    return render_shared(
+        kernel, WgslDialect(target), target, _native, lambda entries: write_source(entries, target)
+    )
 
 
 def _native(name: str, dtype: DType) -> bool:
@@ -79,20 +82,19 @@ def _refuse(kernel: Kernel) -> None:
         )
 
 
-def write_source(entries: Sequence[Entry]) -> str:
+def write_source(entries: Sequence[Entry], target: GpuTarget) -> str:
     """The module of some entry points."""
-    return DEFINITIONS.before("\n".join(_entry_text(e) for e in entries))
+    return DEFINITIONS.before("\n".join(_entry_text(e, target) for e in entries))
 
 
-def _variable(param: Param, stage: int) -> str:
-    return f"b{param.slot}" if stage == 0 else f"b{param.slot}s{stage}"
-
-
-def _entry_text(entry: Entry) -> str:
+def _entry_text(entry: Entry, target: GpuTarget) -> str:
     body = "\n".join(entry.lines)
-    lines = []
-    for n, p in enumerate(entry.params):
-        lines += _binding(n, p, _variable(p, entry.stage), body)
+    lines: list[str] = []
+    number = 0
+    for p in entry.params:
+        pieces = pieces_of(p, target)
+        lines += declaration(number, p, variable_name(p, entry.stage), pieces, body)
+        number += len(pieces)
     for name, (reg, size) in entry.shared.items():
         lines.append(f"var<workgroup> {name}: array<{_TYPES[reg]}, {size}>;")
     block = "i32(group.x)"
@@ -117,43 +119,6 @@ def _opaque_lines(body: str) -> list[str]:
     return ["  nl_nothing = group.z;"] if used else []
 
 
-def _binding(number: int, param: Param, name: str, body: str) -> list[str]:
-    """The declaration of a buffer, and the functions through which its words are reached."""
-    size = param.dtype.itemsize
-    atomic = f"{name}_put(" in body
-    word = {8: "vec2<u32>", 4: "u32"}.get(size, "u32")
-    if size == 4 and param.dtype.is_float:
-        word = "f32"
-    elif size == 4 and param.dtype.kind == "int":
-        word = "i32"
-    kind = f"atomic<{word}>" if atomic else word
-    lines = [f"@group(0) @binding({number}) var<storage, read_write> {name}: array<{kind}>;"]
-    if size >= 4:
-        return lines
-    per, bits, mask = 4 // size, 8 * size, (1 << (8 * size)) - 1
-    shift = {4: 2, 2: 1}[per]
-    place = f"(u32(i) & {per - 1}u) * {bits}u"
-    read = f"atomicLoad(&{name}[i])" if atomic else f"{name}[i]"
-    write = f"atomicStore(&{name}[i], v);" if atomic else f"{name}[i] = v;"
-    functions = {
-        f"{name}_word": f"fn {name}_word(i: i32) -> u32 {{ return {read}; }}",
-        f"{name}_get": (
-            f"fn {name}_get(i: i32) -> u32 {{ "
-            f"return ({name}_word(i >> {shift}u) >> ({place})) & {mask}u; }}"
-        ),
-        f"{name}_set": f"fn {name}_set(i: i32, v: u32) {{ {write} }}",
-        f"{name}_put": (
-            f"fn {name}_put(i: i32, v: u32) {{ let s = {place}; "
-            f"atomicAnd(&{name}[i >> {shift}u], ~({mask}u << s)); "
-            f"atomicOr(&{name}[i >> {shift}u], (v & {mask}u) << s); }}"
-        ),
-    }
-    used = {f for f in functions if f"{f}(" in body}
-    if f"{name}_get" in used:
-        used.add(f"{name}_word")
-    return lines + [text for f, text in functions.items() if f in used]
-
-
 class WgslDialect(CStyle):
     """WGSL."""
 
@@ -161,6 +126,9 @@ class WgslDialect(CStyle):
     has_shuffles = False
     vector_bytes = 4
     word_bytes = 4
+
+    def __init__(self, target: GpuTarget = TARGET) -> None:
+        self.target = target
 
     # --- values
     def type(self, reg: Reg) -> str:
@@ -318,28 +286,39 @@ class WgslDialect(CStyle):
         return self.convert(index.text, index.reg, Reg.I32)
 
     def load(self, param: Param, index: str) -> str:
-        name = _variable(param, self.stage)
+        name = variable_name(param, self.stage)
         if param.dtype.itemsize >= 4:
-            return f"{name}[{index}]"
+            return self._word(param, index)
         return _element(param.dtype, f"{name}_get({index})")
 
     def store_lines(self, param: Param, index: str, value: str) -> list[str]:
-        name = _variable(param, self.stage)
+        name = variable_name(param, self.stage)
         if param.dtype.itemsize >= 4:
-            return [f"{name}[{index}] = {value};"]
+            return [self._assign(param, index, value)]
         return [f"{name}_put({index}, {_pattern(param.dtype, value)});"]
+
+    def _word(self, param: Param, index: str) -> str:
+        """An element of 32 bits or more."""
+        name = variable_name(param, self.stage)
+        split = len(pieces_of(param, self.target)) > 1
+        return f"{name}_at({index})" if split else f"{name}[{index}]"
+
+    def _assign(self, param: Param, index: str, value: str) -> str:
+        name = variable_name(param, self.stage)
+        split = len(pieces_of(param, self.target)) > 1
+        return f"{name}_to({index}, {value});" if split else f"{name}[{index}] = {value};"
 
     def load_lanes(
         self, param: Param, index: str, width: int, name: str, gate: str | None
     ) -> tuple[list[str], list[str]]:
-        variable = _variable(param, self.stage)
+        variable = variable_name(param, self.stage)
         size = param.dtype.itemsize
         per = max(1, 4 // size)
         lines, texts = [], []
         for n in range(width // per):
             if per == 1:
                 reg = _word_register(param.dtype)
-                read = f"{variable}[{index} + {n}]"
+                read = self._word(param, f"{index} + {n}")
             else:
                 reg = Reg.U32
                 read = f"{variable}_word(({index} >> {per // 2}u) + {n})"
@@ -355,11 +334,11 @@ class WgslDialect(CStyle):
         return lines, texts
 
     def store_lanes(self, param: Param, index: str, values: Sequence[str], name: str) -> list[str]:
-        variable = _variable(param, self.stage)
+        variable = variable_name(param, self.stage)
         size = param.dtype.itemsize
         per = max(1, 4 // size)
         if per == 1:
-            return [f"{variable}[{index} + {n}] = {v};" for n, v in enumerate(values)]
+            return [self._assign(param, f"{index} + {n}", v) for n, v in enumerate(values)]
         lines = []
         mask = (1 << (8 * size)) - 1
         for n in range(len(values) // per):

@@ -39,6 +39,10 @@ class Transfers:
 
     def _upload_bytes(self, handle: Handle, data: np.ndarray) -> None:
         """Where a word is shared with other bytes: to memory of its own, and on by a kernel."""
+        for start in range(0, data.nbytes, CHUNK_BYTES):
+            self._upload_part(handle + start, data[start : start + CHUNK_BYTES])
+
+    def _upload_part(self, handle: Handle, data: np.ndarray) -> None:
         device = self._device
         between = device.allocate(data.nbytes)
         self.upload(between, 0, data)

@@ -2,7 +2,7 @@
 
     GpuKernel = name  source  launches: Launch*  scratch: bytes*
     Launch    = entry  grid  block  shared_bytes  arguments: Argument*
-    Argument  = slot | scratch, written
+    Argument  = slot | scratch, written, piece of the buffer
 
 A device needs nothing else: compile `source` (one translation unit), allocate the scratch buffers,
 and for each launch, in order, bind one buffer per argument and start `grid` blocks of `block`
@@ -21,11 +21,17 @@ WORD_BYTES = 4
 
 @dataclass(frozen=True)
 class Argument:
-    """One buffer of a launch: the kernel parameter `slot`, or scratch buffer number `scratch`."""
+    """One buffer of a launch: the kernel parameter `slot`, or scratch buffer number `scratch`.
+
+    A buffer that is larger than a device binds has several arguments in a row, each for `bytes`
+    from `offset` on; `bytes` is None for a whole buffer.
+    """
 
     slot: int | None
     scratch: int | None
     written: bool
+    offset: int = 0
+    bytes: int | None = None
 
 
 @dataclass(frozen=True)

@@ -89,7 +89,7 @@ def _launches(stages: Stages, target: GpuTarget) -> list[list[Part]]:
             if isinstance(x, Contraction):
                 continue
             params = _params_of(x)
-            if batch and len(bound | params) > target.most_buffers:
+            if batch and _bindings(bound | params, target) > target.most_buffers:
                 found.append(batch)
                 batch, bound = [], set()
             batch.append(x)
@@ -97,6 +97,11 @@ def _launches(stages: Stages, target: GpuTarget) -> list[list[Part]]:
         if batch:
             found.append(batch)
     return found
+
+
+def _bindings(params: set[Param], target: GpuTarget) -> int:
+    """How many arguments reach these buffers."""
+    return sum(len(target.pieces(p.elements * p.dtype.itemsize)) for p in params)
 
 
 def _params_of(part: Nest | Scatter) -> set[Param]:
@@ -167,12 +172,16 @@ def _grid(blocks: int, target: GpuTarget) -> tuple[int, int, int]:
 
 
 def _launch(entry: Entry, target: GpuTarget) -> Launch:
-    arguments = tuple(
-        Argument(None, p.slot - SCRATCH_SLOT, w)
-        if p.slot >= SCRATCH_SLOT
-        else Argument(p.slot, None, w)
-        for p, w in zip(entry.params, entry.written, strict=True)
-    )
+    arguments: list[Argument] = []
+    for p, written in zip(entry.params, entry.written, strict=True):
+        of_scratch = p.slot >= SCRATCH_SLOT
+        slot = None if of_scratch else p.slot
+        scratch = p.slot - SCRATCH_SLOT if of_scratch else None
+        pieces = target.pieces(p.elements * p.dtype.itemsize)
+        if len(pieces) == 1:
+            arguments.append(Argument(slot, scratch, written))
+        else:
+            arguments += [Argument(slot, scratch, written, at, size) for at, size in pieces]
     if len(arguments) > target.most_buffers:
         raise LimitExceeded(
             f"kernel {entry.name}",
@@ -187,7 +196,7 @@ def _launch(entry: Entry, target: GpuTarget) -> Launch:
             f"a block of this device shares {target.shared_bytes} bytes",
             received=f"{bytes} bytes",
         )
-    return Launch(entry.name, entry.grid, (entry.threads, 1, 1), bytes, arguments)
+    return Launch(entry.name, entry.grid, (entry.threads, 1, 1), bytes, tuple(arguments))
 
 
 def _scratch_bytes(stages: Stages) -> tuple[int, ...]:

@@ -19,7 +19,20 @@ class GpuTarget:
     shared_bytes: int = 48 << 10
     most_blocks: int = 2**31 - 1  # along the first dimension of a grid
     most_buffers: int = 1 << 10  # of one launch
+    most_binding_bytes: int = 1 << 62  # of one buffer argument: larger ones are bound in pieces
     tile_side: int = 8  # rows and columns of C that a thread of a contraction holds at most
     tiles: tuple[str, ...] = (
         "registers",
     )  # inner tiles to try, best first (see tiles.INNER_TILES)
+
+    @property
+    def piece_bytes(self) -> int:
+        """The size of a piece, a power of two, so that positions in it are bits of an index."""
+        return 1 << (self.most_binding_bytes.bit_length() - 1)
+
+    def pieces(self, size: int) -> tuple[tuple[int, int], ...]:
+        """(offset, bytes) of the arguments through which a buffer of `size` bytes is reached."""
+        if size <= self.most_binding_bytes:
+            return ((0, size),)
+        step = self.piece_bytes
+        return tuple((at, min(step, size - at)) for at in range(0, size, step))
