@@ -9,8 +9,10 @@ import zlib
 from collections.abc import Callable
 from pathlib import Path
 
-# Before Niello is imported: tests neither read nor fill the user's cache, and verify every pass.
+# Before Niello is imported: tests neither read nor fill the user's cache, verify every pass, and
+# mean the CPU where they name no device, also on a machine whose default is a GPU.
 os.environ["NIELLO_CACHE"] = "0"
+os.environ.setdefault("NIELLO_DEVICE", "cpu")
 os.environ.setdefault("NIELLO_VERIFY", "1")
 
 import numpy as np

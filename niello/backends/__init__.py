@@ -12,8 +12,9 @@ from niello.core.errors import BackendUnavailable
 from niello.runtime.device import openers
 from niello.runtime.target import Backend, Device
 
-# Tried in this order when the user names no device; a folder not listed here is never a default.
-PREFERENCE = ("cpu", "numpy")
+# Tried in this order when the user names no device; a folder not listed here is never a default:
+# webgpu lacks float64, so that a graph which runs elsewhere might be refused there.
+PREFERENCE = ("cuda", "cpu", "numpy")
 
 _devices: dict[str, Device] = {}
 _lock = threading.Lock()
@@ -51,9 +52,12 @@ def available() -> tuple[str, ...]:
 
 def default_name() -> str:
     """The device used when none is named: NIELLO_DEVICE, else the first available of PREFERENCE."""
-    chosen = DEVICE.text()
-    if chosen:
-        return chosen
+    return DEVICE.text() or _preferred()
+
+
+@cache
+def _preferred() -> str:
+    """Looked for once: a driver that is not here does not come while the process runs."""
     for name in PREFERENCE:
         try:
             device(name)

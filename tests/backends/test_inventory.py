@@ -41,6 +41,23 @@ def test_the_default_device(monkeypatch):
         graph.run(targets=[y])
 
 
+def test_the_default_is_the_first_that_opens(monkeypatch):
+    monkeypatch.delenv("NIELLO_DEVICE", raising=False)
+    for present, wanted in ((("cuda", "cpu", "numpy"), "cuda"), (("cpu", "numpy"), "cpu")):
+        asked = []
+
+        def opening(name, present=present, asked=asked):
+            asked.append(name)
+            if name not in present:
+                raise BackendUnavailable("device", "not here", received=name)
+
+        monkeypatch.setattr(backends, "device", opening)
+        backends._preferred.cache_clear()
+        assert backends.default_name() == backends.default_name() == wanted
+        assert asked == ["cuda", "cpu"][: len(asked)]  # looked for once, the GPU first
+    backends._preferred.cache_clear()
+
+
 def test_threads():
     usual = nl.thread_count()
     try:
