@@ -10,9 +10,18 @@ from pathlib import Path
 
 from bench import machine
 
-TOPICS = ("limits", "elementwise", "contraction", "training", "overhead", "command_buffers")
+TOPICS = (
+    "limits",
+    "elementwise",
+    "contraction",
+    "convolutions",
+    "training",
+    "overhead",
+    "command_buffers",
+    "attention",
+)
 TOLERATED_CORES = 0.1
-NEED_PEAK = {"limits", "contraction", "training"}
+NEED_PEAK = {"limits", "contraction", "convolutions", "training", "attention"}
 
 
 def _arguments() -> argparse.Namespace:

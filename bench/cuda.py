@@ -1,4 +1,4 @@
-"""Niello on a CUDA machine beside PyTorch: `python -m bench.cuda [row...] [--without-compiled]`.
+"""Niello on a CUDA machine beside PyTorch and JAX: `python -m bench.cuda [row...] [--without-compiled]`.
 
 All contenders of a row run in this process, in turns, on the same inputs in the device's memory.
 Times are per call: calls are queued in short blocks, a block ends with a synchronisation, and the
@@ -75,10 +75,14 @@ class Bench:
         except ImportError:
             torch = None
         self.torch = torch
+        self.jax = _jax()
+        self.started: Any = None  # what JAX is working on
 
     def wait(self) -> None:
         """Wait for everybody."""
         self.device.synchronize()
+        if self.jax is not None:
+            self.jax.block_until_ready(self.started)
         if self.torch is not None:
             self.torch.cuda.synchronize()
 
@@ -91,6 +95,10 @@ class Bench:
         size = int(np.prod(shape))
         full = np.resize(block, size) if size > block.size else block[:size]
         return on_device(full.reshape(shape).astype(dtype.numpy), self.device)
+
+    def jax_array(self, value: Any) -> Any:
+        """A value in JAX: the same memory, or a copy where JAX wants one."""
+        return self.jax.numpy.from_dlpack(value)
 
     def executable(
         self, graph: Any, feeds: dict[Any, Any], targets: list[Any], **options: Any
@@ -121,6 +129,18 @@ class Bench:
                 name = "PyTorch compiled" + ("" if mode == "default" else f" {mode}")
                 rows[name] = _torch_row(made, given)
         return rows
+
+
+def _jax() -> Any:
+    """JAX with a GPU, taking memory as it needs it; None where it is absent."""
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    try:
+        import jax
+
+        jax.devices("gpu")
+    except (ImportError, RuntimeError):
+        return None
+    return jax
 
 
 def _torch_row(function: Callable[..., Any], given: list[Any]) -> tuple[Callable[[], Any], Any]:
@@ -176,19 +196,24 @@ def measure(row: Row, bench: Bench) -> dict[str, float]:
 
 def main() -> int:
     """Measure the rows that were asked for, all by default."""
-    from bench.cuda_rows import ROWS
+    from bench.cuda_resnet import ROWS as NETWORKS
+    from bench.cuda_rows import ROWS as SINGLE
 
+    rows = {**SINGLE, **NETWORKS}
     parser = argparse.ArgumentParser(prog="python -m bench.cuda", description=__doc__)
-    parser.add_argument("rows", nargs="*", metavar="row", help=", ".join(ROWS))
+    parser.add_argument("rows", nargs="*", metavar="row", help=", ".join(rows))
     parser.add_argument("--without-compiled", action="store_true", help="no torch.compile")
+    parser.add_argument("--without-jax", action="store_true")
     options = parser.parse_args()
     bench = Bench(not options.without_compiled)
+    if options.without_jax:
+        bench.jax = None
     table: dict[str, dict[str, float]] = {}
     out = os.environ.get("CUDA_SUITE_OUT")
     failed = False
-    for key in options.rows or ROWS:
+    for key in options.rows or rows:
         try:
-            table[key] = measure(ROWS[key], bench)
+            table[key] = measure(rows[key], bench)
         except Exception as error:
             failed = True
             print(f"{key}: {type(error).__name__}: {str(error)[:600]}", flush=True)

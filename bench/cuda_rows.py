@@ -1,4 +1,4 @@
-"""The rows of `bench.cuda`: the same work written for Niello and for PyTorch."""
+"""The rows of `bench.cuda`: the same work written for Niello, PyTorch and JAX."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from bench import cuda_jax
 from bench.cuda import Bench, Row
+from bench.cuda_jax import jax_row
 
 Contenders = dict[str, tuple[Callable[[], Any], Any]]
 
@@ -40,6 +42,7 @@ def gelu(bench: Bench) -> Contenders:
     return {
         "Niello": (bench.executable(graph, {x: value}, [y])[0], None),
         **{n: (c, None) for n, (c, _) in bench.torch_rows(peer, [value]).items()},
+        **{n: (c, None) for n, (c, _) in jax_row(bench, cuda_jax.gelu, [value]).items()},
     }
 
 
@@ -71,6 +74,7 @@ def layer_norm(bench: Bench) -> Contenders:
     return {
         "Niello": bench.executable(graph, feeds, [y]),
         **bench.torch_rows(peer, values),
+        **jax_row(bench, cuda_jax.layer_norm, values),
     }
 
 
@@ -83,11 +87,16 @@ def softmax(bench: Bench) -> Contenders:
     return {
         "Niello": bench.executable(graph, {x: value}, [y]),
         **bench.torch_rows(lambda t: bench.torch.softmax(t, -1), [value]),
+        **jax_row(bench, cuda_jax.softmax, [value]),
     }
 
 
 def _product(
-    bench: Bench, after: Callable[..., Any], peer: Callable[..., Any], more: int
+    bench: Bench,
+    after: Callable[..., Any],
+    peer: Callable[..., Any],
+    jax: Callable[..., Any],
+    more: int,
 ) -> Contenders:
     nl = bench.nl
     graph = nl.Graph()
@@ -100,23 +109,33 @@ def _product(
     def theirs(a: Any, b: Any, bias: Any, *rest: Any) -> Any:
         return peer(bench.torch.addmm(bias, a, b), *rest)
 
-    return {"Niello": bench.executable(graph, feeds, [y]), **bench.torch_rows(theirs, values)}
+    return {
+        "Niello": bench.executable(graph, feeds, [y]),
+        **bench.torch_rows(theirs, values),
+        **jax_row(bench, jax, values),
+    }
 
 
 def matmul_gelu(bench: Bench) -> Contenders:
     import torch.nn.functional as F
 
-    return _product(bench, lambda t: bench.nl.gelu(t), lambda t: F.gelu(t), 0)
+    return _product(bench, lambda t: bench.nl.gelu(t), lambda t: F.gelu(t), cuda_jax.matmul_gelu, 0)
 
 
 def matmul_silu(bench: Bench) -> Contenders:
     import torch.nn.functional as F
 
-    return _product(bench, lambda t, y: bench.nl.silu(t) * y, lambda t, y: F.silu(t) * y, 1)
+    return _product(
+        bench,
+        lambda t, y: bench.nl.silu(t) * y,
+        lambda t, y: F.silu(t) * y,
+        cuda_jax.matmul_silu,
+        1,
+    )
 
 
 def matmul_plain(bench: Bench) -> Contenders:
-    return _product(bench, lambda t: t, lambda t: t, 0)
+    return _product(bench, lambda t: t, lambda t: t, cuda_jax.matmul, 0)
 
 
 def convolution(bench: Bench) -> Contenders:
@@ -150,7 +169,7 @@ def convolution(bench: Bench) -> Contenders:
                     f(image, weights, given[2]).permute(0, 2, 3, 1).float().cpu().numpy()
                 ),
             )
-    return rows
+    return rows | jax_row(bench, cuda_jax.conv_relu, values)
 
 
 def _conv_relu(x: Any, w: Any, b: Any) -> Any:
@@ -183,7 +202,7 @@ def digits(bench: Bench) -> Contenders:
         rows[f"{name}, from the host"] = (_runner(exe, on_host, results), None)
     if bench.torch is not None:
         rows |= _torch_digits(bench, image, label)
-    return rows
+    return rows | cuda_jax.digits(bench, image, label)
 
 
 def _runner(exe: Any, values: list[Any], results: list[Any]) -> Callable[[], Any]:

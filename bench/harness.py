@@ -21,8 +21,9 @@ TORCH_COMPILED = "PyTorch compiled"
 TORCH_EAGER = "PyTorch eager"
 JAX = "JAX"
 ORT = "ONNX Runtime"
+OPENVINO = "OpenVINO"
 COPY = "copy"
-PEERS = (TORCH_COMPILED, TORCH_EAGER, JAX, ORT)
+PEERS = (TORCH_COMPILED, TORCH_EAGER, JAX, ORT, OPENVINO)
 UNSTITCHED = "Niello unstitched"
 
 # Libraries keep their workers spinning for a while after a call; the next contender waits it out.

@@ -19,6 +19,7 @@ import numpy as np
 from bench.harness import (
     JAX,
     NIELLO,
+    OPENVINO,
     ORT,
     TORCH_COMPILED,
     TORCH_EAGER,
@@ -227,6 +228,32 @@ def onnxruntime_session(
         return Prepared(run, lambda: [run().copy()])
 
     return Contender(ORT, variant, make)
+
+
+def openvino_model(
+    model: Callable[[Any], Any], inputs: Arrays, *, variant: str = ""
+) -> Contender:
+    """`model(onnx)` compiled in float32; inputs and the result stay where they are."""
+
+    def make() -> Prepared:
+        onnx = import_peer("onnx")
+        openvino = import_peer("openvino")
+        core = openvino.Core()
+        options = {
+            "INFERENCE_PRECISION_HINT": "f32",
+            "INFERENCE_NUM_THREADS": THREADS,
+            "NUM_STREAMS": 1,
+            "PERFORMANCE_HINT": "LATENCY",
+        }
+        read = core.read_model(model(onnx).SerializeToString())
+        request = core.compile_model(read, "CPU", options).create_infer_request()
+        for number, array in enumerate(inputs):
+            request.set_input_tensor(number, openvino.Tensor(array, shared_memory=True))
+        request.infer()
+        out = request.get_output_tensor(0).data
+        return Prepared(request.infer, lambda: [(request.infer(), out.copy())[1]])
+
+    return Contender(OPENVINO, variant, make)
 
 
 def onnx_model(

@@ -5,12 +5,14 @@ The result is ordinary operations in the same graph, so gradients can be differe
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
+from niello.autodiff.regions import filled_like, region_gradients, zeros_like
 from niello.core.errors import DTypeError, GraphError, NotDifferentiable
 from niello.core.shapes import merge_shapes
-from niello.graph.opdef import functions
+from niello.graph.opdef import Trait, functions
 from niello.graph.operation import Operation
+from niello.graph.region import RegionOp
 from niello.graph.tensor import Tensor
 
 
@@ -33,24 +35,40 @@ def gradients(
     """
     if isinstance(with_respect_to, Tensor):
         with_respect_to = (with_respect_to,)
-    wanted = list(with_respect_to)
+    asked = wanted = list(with_respect_to)
+    graph = of.graph.innermost
+    wanted = [graph.local(t) if isinstance(t, Tensor) else t for t in wanted]
     _check(of, wanted, seed)
-    graph = of.graph
-    path = _between(of, wanted)
-    sums: dict[Tensor, Tensor] = {}
     with graph.name_scope("gradients"):
-        sums[of] = _filled_like(of, 1) if seed is None else seed
-        for operation in reversed(path):
-            incoming = tuple(sums.get(t) for t in operation.outputs)
-            if all(g is None for g in incoming):
+        start = filled_like(of, 1) if seed is None else seed
+        found = reverse([(of, start)], wanted)
+        made = [zeros_like(t) if g is None else g for t, g in zip(wanted, found, strict=True)]
+    return dict(zip(asked, made, strict=True))
+
+
+def reverse(
+    seeds: Sequence[tuple[Tensor, Tensor]], wanted: Sequence[Tensor]
+) -> list[Tensor | None]:
+    """Gradient of the weighted sum of tensors with respect to each wanted one; None where none of
+    them depends on it. `seeds` are tensors of one graph, each with the weights of its elements."""
+    path, reached = _between([t for t, _ in seeds], wanted)
+    sums: dict[Tensor, Tensor] = {}
+    for tensor, weight in seeds:
+        sums[tensor] = weight if tensor not in sums else sums[tensor] + weight
+    for operation in reversed(path):
+        incoming = tuple(sums.get(t) for t in operation.outputs)
+        if all(g is None for g in incoming):
+            continue
+        if isinstance(operation.op, RegionOp):
+            found = region_gradients(operation, incoming, reached, reverse)
+        else:
+            found = _gradient(operation, incoming)
+        for tensor, gradient in zip(operation.inputs, found, strict=True):
+            if gradient is None or not tensor.dtype.is_inexact:
                 continue
-            found = operation.op.grad(incoming, operation.inputs, operation.outputs)
-            for tensor, gradient in zip(operation.inputs, found, strict=True):
-                if gradient is None or not tensor.dtype.is_float:
-                    continue
-                known = sums.get(tensor)
-                sums[tensor] = gradient if known is None else known + gradient
-        return {t: sums[t] if t in sums else _filled_like(t, 0) for t in wanted}
+            known = sums.get(tensor)
+            sums[tensor] = gradient if known is None else known + gradient
+    return [sums.get(t) for t in wanted]
 
 
 def _check(of: Tensor, wanted: list[Tensor], seed: Tensor | None) -> None:
@@ -69,13 +87,20 @@ def _check(of: Tensor, wanted: list[Tensor], seed: Tensor | None) -> None:
                 received=repr(t),
                 advice="Differentiate within one graph",
             )
-        if not t.dtype.is_float:
+        if not t.dtype.is_inexact:
             raise NotDifferentiable(
                 "gradients",
                 f"{t.name} holds {t.dtype.name}, which has no gradient",
                 received=repr(t),
                 advice="Differentiate with respect to floating-point tensors",
             )
+    if of.dtype.is_complex and seed is None:
+        raise NotDifferentiable(
+            "gradients",
+            f"{of.name} is complex: what is differentiated is real, or weighted by a seed",
+            received=repr(of),
+            advice="Take nl.real, nl.absolute or nl.absolute_square of it, or give seed=",
+        )
     if seed is not None:
         if seed.dtype is not of.dtype:
             raise DTypeError(
@@ -87,27 +112,38 @@ def _check(of: Tensor, wanted: list[Tensor], seed: Tensor | None) -> None:
         merge_shapes(of.shape, seed.shape, f"gradients: the seed for {of.name}")
 
 
-def _between(of: Tensor, wanted: list[Tensor]) -> list[Operation]:
-    """Operations on a path from the wanted tensors to `of`, in graph order."""
-    start = set(wanted)
+def _gradient(operation: Operation, incoming: tuple[Tensor | None, ...]) -> Sequence[Tensor | None]:
+    """What an operation says, where all is complex between conjugations: its `grad` multiplies by
+    the derivative, and the gradient of a real loss takes the conjugate of a holomorphic one."""
+    op = operation.op
+    tensors = [t for t in (*operation.inputs, *operation.outputs) if t.dtype.is_inexact]
+    whole = bool(tensors) and all(t.dtype.is_complex for t in tensors)
+    if not whole or op.traits & (Trait.LINEAR | Trait.MOVEMENT | Trait.STRUCTURAL):
+        return op.grad(incoming, operation.inputs, operation.outputs)
+    conj = functions()["conj"]
+    turned = tuple(None if g is None else conj(g) for g in incoming)
+    found = op.grad(turned, operation.inputs, operation.outputs)
+    return [
+        None if g is None or not t.dtype.is_inexact else conj(g)
+        for g, t in zip(found, operation.inputs, strict=True)
+    ]
+
+
+def _between(of: Iterable[Tensor], wanted: Iterable[Tensor]) -> tuple[list[Operation], set[Tensor]]:
+    """Operations on a path from the wanted tensors to any of `of`, in graph order, and the tensors
+    that depend on the wanted ones."""
+    reached: set[Tensor] = set(wanted)
     needed: set[Operation] = set()
-    stack = [of.operation]
+    stack = [t.operation for t in of]
     while stack:
         operation = stack.pop()
         if operation in needed:
             continue
         needed.add(operation)
         stack.extend(t.operation for t in operation.inputs)
-    reached: set[Tensor] = set(start)
     path = []
-    for operation in of.graph.operations[: of.operation.number + 1]:
-        if operation in needed and any(t in reached for t in operation.inputs):
+    for operation in sorted(needed, key=lambda o: o.number):
+        if any(t in reached for t in operation.inputs):
             path.append(operation)
             reached.update(operation.outputs)
-    return path
-
-
-def _filled_like(t: Tensor, value: float) -> Tensor:
-    if t.type.is_static:
-        return t.graph.constant(value, t.dtype, shape=t.shape)
-    return functions()["broadcast_like"](t.graph.constant(value, t.dtype), t)  # type: ignore[no-any-return]
+    return path, reached

@@ -5,12 +5,13 @@ from __future__ import annotations
 import importlib
 import pkgutil
 import threading
+from dataclasses import replace
 from functools import cache
 
 from niello.core.config import DEVICE
 from niello.core.errors import BackendUnavailable
 from niello.runtime.device import openers
-from niello.runtime.target import Backend, Device
+from niello.runtime.target import Backend, CompileOptions, Device
 
 # Tried in this order when the user names no device; a folder not listed here is never a default:
 # webgpu lacks float64, so that a graph which runs elsewhere might be refused there.
@@ -65,6 +66,22 @@ def _preferred() -> str:
             continue
         return name
     raise BackendUnavailable("device", "no back end can run here", received=PREFERENCE)
+
+
+def for_target(text: str, options: CompileOptions) -> tuple[Device, Backend, CompileOptions]:
+    """What `cpu`, `cpu:avx2` or `cuda:sm_90` asks for: a device, its back end, and the options.
+
+    A level after the colon is one of machines to compile for, whether or not this is one.
+    """
+    name, _, level = text.partition(":")
+    record = backend(name)
+    if not level:
+        return device(name), record, options
+    if record.ahead is not None:
+        found = record.ahead(level)
+        limits = getattr(found, "limits", None) or record.limits
+        return found, replace(record, limits=limits), options
+    return device(name), record, replace(options, target=level)
 
 
 def device(name: str | None = None) -> Device:

@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 
 from niello.cli.failure import one_sentence
+from niello.cli.models import commands
 
 app = typer.Typer(
     help="Niello: build, differentiate, stitch and run graphs of tensors.",
@@ -19,6 +20,7 @@ app = typer.Typer(
 )
 demos = typer.Typer(help="Programs that show what Niello does.", no_args_is_help=True)
 app.add_typer(demos, name="demo")
+commands.register(app)
 
 Device = Annotated[
     str | None, typer.Option(help="Back end to run on, such as cpu (see `niello devices`).")
@@ -80,7 +82,9 @@ def inspect(
     what: Annotated[
         str,
         typer.Argument(
-            metavar="PATH", help="A graph in text form, FILE.py:graph, digits or digits-inference."
+            metavar="PATH",
+            help="A model, a package, a graph in text form, FILE.py:graph, digits or "
+            "digits-inference.",
         ),
     ],
     picture: Annotated[
@@ -96,11 +100,19 @@ def inspect(
     unknown: Annotated[
         int, typer.Option(min=1, help="Size of dimensions that the graph leaves open.")
     ] = 64,
+    function: Annotated[
+        str | None, typer.Option(help="Which function of a package that has several.")
+    ] = None,
+    time: Annotated[bool, typer.Option("--time", help="Measure each kernel.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
     device: Device = None,
     traceback: Traceback = False,
 ) -> None:
-    """Show a graph, the kernels it is stitched into, and its memory plan."""
+    """Show a model: inputs, outputs, operations, kernels, memory, and time where asked."""
     with one_sentence(traceback):
-        from niello.cli.inspection.command import run
+        from niello.cli.inspection.command import Options, run
 
-        run(what, picture, stage, shape or [], unknown, device, _console())
+        options = Options(
+            what, picture, stage, tuple(shape or ()), unknown, device, function, time, as_json
+        )
+        run(options, _console())

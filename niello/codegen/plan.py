@@ -29,6 +29,7 @@ from niello.codegen.access import (
 )
 from niello.codegen.collapse import collapse_reductions, collapsed, divided, rename
 from niello.codegen.rows import Phase, level_of, phases_of, placed, replace
+from niello.codegen.unroll import unroll_reductions
 from niello.core.dtypes import DType, compute_dtype
 from niello.core.nodes import Node
 from niello.kernel.bounds import affine
@@ -120,7 +121,8 @@ def plan(kernel: Kernel, vector_bytes: int = 64) -> Plan:
     groups: dict[tuple[Range, ...], list[Store]] = {}
     memo: dict[Expr, Expr] = {}
     for store in kernel.stores:
-        simple = _plain(_with_value(store, collapse_reductions(store.value, memo)))
+        value = unroll_reductions(store.value, store.ranges)
+        simple = _plain(_with_value(store, collapse_reductions(value, memo)))
         groups.setdefault(store.ranges, []).append(simple)
     ready = []
     for ranges, stores in groups.items():

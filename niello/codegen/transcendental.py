@@ -40,6 +40,7 @@ rest; pow and atan2 with 268 million random pairs.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TypeVar, cast
 
 from niello.codegen import transcendental_arc as arc
@@ -51,6 +52,7 @@ from niello.core.dtypes import DType, float32
 from niello.core.errors import UnsupportedDtype
 from niello.core.nodes import Node, transform, walk
 from niello.kernel.ir import Expr, Fn, Kernel, fn, substitute
+from niello.kernel.routine import Routine
 
 Native = Callable[[str, DType], bool]
 NodeType = TypeVar("NodeType", bound=Node)
@@ -111,6 +113,12 @@ def _expand_node(root: NodeType, native: Native, memo: dict[Node, Node]) -> Node
         return FUNCTIONS[node.name](*node.args)
 
     return cast(NodeType, transform(root, visit, memo))
+
+
+def expand_statements(made: Routine, native: Native) -> Routine:
+    """The same for the statements of a routine."""
+    memo: dict[Node, Node] = {}
+    return replace(made, body=tuple(_expand_node(s, native, memo) for s in made.body))
 
 
 def rare_case(expr: Expr) -> tuple[Expr, Expr] | None:

@@ -32,9 +32,32 @@ class DType:
         return _numpy_dtype(self.name)
 
     @property
+    def plain_numpy(self) -> np.dtype[Any]:
+        """A NumPy dtype of this width that its array interface knows: integers for ml_dtypes'."""
+        known = self.numpy.kind in "biufc"
+        return self.numpy if known else np.dtype(f"uint{8 * self.numpy.itemsize}")
+
+    @property
     def is_float(self) -> bool:
         """True for floating-point types."""
         return self.kind == "float"
+
+    @property
+    def is_complex(self) -> bool:
+        """True for complex types, which passes split into two tensors of `plane`."""
+        return self.kind == "complex"
+
+    @property
+    def is_inexact(self) -> bool:
+        """True for floating-point and complex types: those that have gradients."""
+        return self.kind in ("float", "complex")
+
+    @property
+    def plane(self) -> DType:
+        """The type of the real and of the imaginary part of a complex type; others are their own.
+
+        complex32 is a pair of float16."""
+        return BY_NAME[f"float{self.bits // 2}"] if self.is_complex else self
 
     @property
     def is_integer(self) -> bool:
@@ -45,6 +68,16 @@ class DType:
     def is_signed(self) -> bool:
         """True for types with negative values."""
         return self.kind in ("int", "float", "complex")
+
+    @property
+    def is_storage(self) -> bool:
+        """True for types that are only stored, cast and quantized: kernels compute in others."""
+        return self in STORAGE
+
+    @property
+    def is_native(self) -> bool:
+        """True for types that NumPy has itself, rather than through ml_dtypes."""
+        return self.name not in ("bfloat16", "complex32") and not self.is_storage
 
     @property
     def is_half(self) -> bool:
@@ -81,36 +114,56 @@ float16 = DType("float16", "float", 16)
 bfloat16 = DType("bfloat16", "float", 16)
 float32 = DType("float32", "float", 32)
 float64 = DType("float64", "float", 64)
+complex32 = DType("complex32", "complex", 32)
+complex64 = DType("complex64", "complex", 64)
+complex128 = DType("complex128", "complex", 128)
+
+# Storage types take a byte an element; see docs/decisions on them.
+int4 = DType("int4", "int", 4)
+uint4 = DType("uint4", "uint", 4)
+float8_e4m3fn = DType("float8_e4m3fn", "float", 8)
+float8_e5m2 = DType("float8_e5m2", "float", 8)
 
 SIGNED = (int8, int16, int32, int64)
 UNSIGNED = (uint8, uint16, uint32, uint64)
 INTEGERS = SIGNED + UNSIGNED
 FLOATS = (float16, bfloat16, float32, float64)
+COMPLEX = (complex32, complex64, complex128)
 NUMBERS = INTEGERS + FLOATS
-ALL = (bool_, *NUMBERS)
+ALL = (bool_, *NUMBERS)  # what kernels know
+STORAGE = (int4, uint4, float8_e4m3fn, float8_e5m2)
 
-BY_NAME = {d.name: d for d in ALL}
+BY_NAME = {d.name: d for d in (*ALL, *STORAGE, *COMPLEX)}
 
 
 @cache
 def _numpy_dtype(name: str) -> np.dtype[Any]:
-    if name == "bfloat16":
+    if not BY_NAME[name].is_native:
         import ml_dtypes
 
-        return np.dtype(ml_dtypes.bfloat16)
+        return np.dtype(getattr(ml_dtypes, name))
     return np.dtype(name)
 
 
 @cache
+def is_narrow(found: np.dtype[Any]) -> bool:
+    """True for NumPy dtypes of 16-bit floats and of pairs of them, which references widen."""
+    return found.name in ("float16", "bfloat16", "complex32")
+
+
+@cache
 def dtype_range(d: DType) -> tuple[int | float, int | float]:
-    """Smallest and largest finite value of `d`."""
+    """Smallest and largest finite value of `d`, or of the parts of a complex one."""
+    if d.is_complex:
+        return dtype_range(d.plane)
     if d.kind == "bool":
         return 0, 1
     if d.is_integer:
-        info = np.iinfo(d.numpy)
-        return int(info.min), int(info.max)
-    if d is bfloat16:
-        return -3.3895313892515355e38, 3.3895313892515355e38
+        top = 1 << (d.bits - (d.kind == "int"))
+        return -top if d.kind == "int" else 0, top - 1
+    known = {bfloat16: 3.3895313892515355e38, float8_e4m3fn: 448.0, float8_e5m2: 57344.0}
+    if d in known:
+        return -known[d], known[d]
     limits = np.finfo(d.numpy)
     return float(limits.min), float(limits.max)
 
@@ -130,6 +183,8 @@ def dtype(value: Any) -> DType:
         return int64
     if value is float:
         return float32
+    if value is complex:
+        return complex64
     try:
         name = np.dtype(value).name
     except TypeError:
@@ -152,7 +207,8 @@ _ORDER = {kind: i for i, kind in enumerate(KINDS)}
 def promote(a: DType, b: DType) -> DType:
     """The dtype in which `a` and `b` combine.
 
-    Within a kind the wider wins; bool < integer < float; float16 with bfloat16 gives float32;
+    Within a kind the wider wins; bool < integer < float < complex; a complex type grows to hold a
+    wider float (bfloat16 counts as float32 there); float16 with bfloat16 gives float32;
     signed with unsigned gives the next wider signed type. Source: NumPy's and PyTorch's rules,
     except that an integer never widens a float. Raises DTypeError for uint64 with a signed type.
     """
@@ -160,7 +216,7 @@ def promote(a: DType, b: DType) -> DType:
         return a
     if a.kind == b.kind:
         if a.bits == b.bits:
-            return float32  # float16 with bfloat16: the only two distinct types of one width
+            return float32  # float16 with bfloat16, or the two of 8 bits
         return a if a.bits > b.bits else b
     if {a.kind, b.kind} == {"int", "uint"}:
         signed, unsigned = (a, b) if a.kind == "int" else (b, a)
@@ -173,10 +229,22 @@ def promote(a: DType, b: DType) -> DType:
                 advice="Cast one of them first",
             )
         return BY_NAME[f"int{bits}"]
+    if {a.kind, b.kind} == {"complex", "float"}:
+        pair, part = (a, b) if a.is_complex else (b, a)
+        part = float32 if part is bfloat16 else part
+        return BY_NAME[f"complex{2 * max(part.bits, pair.bits // 2)}"]
     return a if _ORDER[a.kind] > _ORDER[b.kind] else b
 
 
 @cache
 def compute_dtype(d: DType) -> DType:
-    """The dtype kernels compute in when tensors hold `d`: float32 for the half types."""
-    return float32 if d.is_half else d
+    """The dtype kernels compute in when tensors hold `d`: float32 for floats of 16 bits or fewer,
+    8-bit integers for those of four."""
+    if d.bits == 4:
+        return int8 if d.kind == "int" else uint8
+    return float32 if d.is_float and d.bits <= 16 else d
+
+
+def carrier(d: DType) -> DType:
+    """The dtype of the buffers that hold `d`: bytes for storage types, else `d` itself."""
+    return uint8 if d.is_storage else d

@@ -62,6 +62,10 @@ class ShapeError(NielloError, ValueError):
     """Shapes, axes, ranks or sizes that do not fit the operation."""
 
 
+class IndexOutOfRange(NielloError, IndexError):
+    """An index outside of the axis it indexes, found by CompileOptions(check_indices=True)."""
+
+
 class DTypeError(NielloError, TypeError):
     """Element types that the operation does not take."""
 
@@ -106,6 +110,10 @@ class UnsupportedOp(NielloError, TypeError):
     """An operation that the chosen device or front end cannot do."""
 
 
+class FrontendError(NielloError, ValueError):
+    """A model of another library that cannot be read or translated, naming the first culprit."""
+
+
 class LimitExceeded(DeviceError):
     """A kernel or buffer beyond a limit of the device."""
 
@@ -120,6 +128,14 @@ class OutOfMemory(DeviceError, MemoryError):
 
 class CorruptFile(NielloError, ValueError):
     """A checkpoint, package or data file that cannot be trusted."""
+
+
+class PackageError(CorruptFile):
+    """A package that is damaged, hostile, of an unknown format, or lacks what was asked of it."""
+
+
+class Recompiled(UserWarning):
+    """A package held no machine code for what was asked, and its graph was compiled instead."""
 
 
 class ConfigError(NielloError, ValueError):

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from niello.core.dtypes import DType, dtype, float32
-from niello.core.shapes import Shape, StaticShape, as_shape, is_static, show
+from niello.core.errors import ShapeError
+from niello.core.shapes import MAX_RANK, Shape, StaticShape, as_shape, is_static, show
 
 
 @dataclass(frozen=True, init=False, repr=False)
@@ -29,6 +30,13 @@ class TensorType:
     def __init__(self, shape: Any, dtype_: Any = float32) -> None:
         object.__setattr__(self, "shape", as_shape(shape, "TensorType"))
         object.__setattr__(self, "dtype", dtype(dtype_))
+        if self.dtype.is_complex and len(self.shape or ()) == MAX_RANK:
+            raise ShapeError(
+                "TensorType",
+                f"a complex tensor has at most {MAX_RANK - 1} dimensions",
+                received=list(self.shape or ()),
+                advice="Merge two of them, or keep its parts as two tensors",
+            )
 
     @property
     def is_static(self) -> bool:

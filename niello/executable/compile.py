@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Mapping, Sequence
 from typing import cast
 
 from niello import backends
-from niello.core import config
+from niello.core import config, dtypes
+from niello.core.dtypes import DType
 from niello.core.errors import FeedError, GraphError, LimitExceeded, UnsupportedDtype
 from niello.core.types import TensorType
+from niello.executable.callables import Callables, resolve
 from niello.executable.dump import Dump
 from niello.executable.executable import Executable
 from niello.graph import verify
@@ -20,12 +23,13 @@ from niello.graph.tensor import Tensor
 from niello.kernel.verify import verify as verify_kernel
 from niello.passes import pipeline
 from niello.passes.autocast import as_autocast
+from niello.passes.check_indices import CheckIndices
 from niello.passes.computation import Computation
 from niello.passes.watch import Watch
-from niello.runtime.commands import Program
+from niello.runtime.commands import Program, Variable
 from niello.runtime.target import Backend, CompileOptions, LibraryDevice
 from niello.schedule.claims import Claims
-from niello.schedule.program import schedule
+from niello.schedule.program import Scheduled, schedule
 
 
 def compile_graph(
@@ -35,12 +39,12 @@ def compile_graph(
     operations: Sequence[Operation],
     device: str | None,
     options: CompileOptions,
+    callables: Callables | None = None,
 ) -> Executable:
     """Specialise, optimise, stitch, place and translate; see each stage's module."""
     started = time.perf_counter()
     name = backends.default_name() if device is None else device
-    opened = backends.device(name)
-    backend = backends.backend(name)
+    opened, backend, options = backends.for_target(name, options)
     optimise = options.optimise and config.OPTIMISE.integer(0, 1) == 1
 
     # 1. what is asked
@@ -54,14 +58,16 @@ def compile_graph(
     autocast = as_autocast(options.autocast)
     if autocast is not None:
         autocast.check(graph)
-    passes = (pipeline.optimising if optimise else pipeline.plain)(types, autocast)
-    watch = Watch(computation, tuple(types))
+    checks = CheckIndices() if options.check_indices else None
+    passes = (pipeline.optimising if optimise else pipeline.plain)(types, autocast, checks)
+    resolved = resolve(computation, {} if callables is None else callables)
+    watch = Watch(resolved, tuple(types))
 
     def inspect(stage: str, made: Computation) -> None:
         dump.graph(stage, made)
-        watch.after(stage, made, rounds=stage == "autocast")
+        watch.after(stage, made, rounds=stage in ("autocast", "checkindices"))
 
-    optimised = pipeline.run(passes, computation, inspect)
+    optimised = pipeline.run(passes, resolved, inspect)
 
     # 3. graph -> commands and kernels
     claims = None
@@ -70,6 +76,7 @@ def compile_graph(
         usable = libraries.usable_claims(backend.claims)
         claims = Claims(usable, libraries.refusal, tf32=options.tf32)
     scheduled = schedule(optimised, backend.limits, fuse=optimise, claims=claims)
+    scheduled = with_complex_types(scheduled, computation, types)
     dump.schedule(scheduled)
     if watch.level:
         for kernel in scheduled.program.kernels:
@@ -83,8 +90,32 @@ def compile_graph(
     executable = Executable(
         graph, computation, optimised, scheduled, loaded, opened, backend, options
     )
+    executable.index_checks = () if checks is None else tuple(checks.found)
     dump.done(name, executable, time.perf_counter() - started)
     return executable
+
+
+def with_complex_types(
+    scheduled: Scheduled, computation: Computation, inputs: Sequence[TensorType]
+) -> Scheduled:
+    """The program with complex types where its kernels see pairs: the bytes are the same."""
+    program = scheduled.program
+
+    def outer(found: TensorType, dtype: DType) -> TensorType:
+        return TensorType(found.static_shape[:-1], dtype) if dtype.is_complex else found
+
+    outputs = [
+        outer(found, t.dtype) for found, t in zip(program.outputs, computation.targets, strict=True)
+    ]
+    states = computation.graph.variable_states
+    variables = [
+        Variable(v.name, outer(v.type, dtypes.dtype(states[v.name].array.dtype)))
+        for v in program.variables
+    ]
+    program = dataclasses.replace(
+        program, inputs=tuple(inputs), outputs=tuple(outputs), variables=tuple(variables)
+    )
+    return dataclasses.replace(scheduled, program=program)
 
 
 def check(computation: Computation, feeds: Mapping[Tensor, TensorType]) -> None:

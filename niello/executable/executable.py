@@ -10,27 +10,32 @@ from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from niello.core.errors import FeedError, GraphError
+from niello.core.errors import FeedError, GraphError, IndexOutOfRange
 from niello.core.types import TensorType
+from niello.executable.constants import place_constants
 from niello.executable.describe import commands_text, kernels_text
 from niello.executable.feed import fed_type, to_array
 from niello.executable.recorded import Recorded
 from niello.graph.graph import GraphDefinition
 from niello.graph.tensor import Tensor, VariableState
+from niello.passes.check_indices import IndexCheck, raise_for
 from niello.passes.computation import Computation
 from niello.runtime import profiler
 from niello.runtime.buffer import Buffer
 from niello.runtime.command_buffer import CommandBuffer
-from niello.runtime.commands import Dispatch, Program
+from niello.runtime.commands import Dispatch, Program, walk
 from niello.runtime.in_flight import InFlight
 from niello.runtime.predicate import Predicate
 from niello.runtime.target import Backend, CompileOptions, Device, Loaded, RemoteDevice
 from niello.runtime.tensor_data import TensorData, on_device
 from niello.schedule.program import Scheduled
+
+if TYPE_CHECKING:
+    from niello.executable.timing import CommandTime
 
 CompletionHandler = Callable[[Any, BaseException | None], None]
 Play = Callable[[list[Any]], None]
@@ -59,29 +64,90 @@ class Executable:
         self.computation = computation
         self.optimised = optimised
         self.scheduled = scheduled
+        program = scheduled.program
+        self._start(
+            loaded,
+            device,
+            backend,
+            options,
+            states=[optimised.graph.variable_states[v.name] for v in program.variables],
+            names=tuple(
+                tuple(t.name for t in g) for g in (computation.inputs, computation.targets)
+            ),
+        )
+        self._constants, self._tail = place_constants(program.constants, loaded, device)
+
+    def _start(
+        self,
+        loaded: Loaded,
+        device: Device,
+        backend: Backend,
+        options: CompileOptions,
+        *,
+        states: list[VariableState],
+        names: tuple[tuple[str, ...], ...],
+    ) -> None:
+        """What runs need, but for the constants; `scheduled` is there already."""
         self.loaded = loaded
         self.device = device
         self.backend = backend
         self.options = options
-        program = scheduled.program
+        self.input_names, self.target_names = names
+        program = self.scheduled.program
         self._types = program.inputs
         self._dtypes = [t.dtype.numpy for t in program.inputs]
         self._shapes = [t.static_shape for t in program.inputs]
-        self._outputs = program.outputs
+        # Behind the targets a program may report on its indices (passes/check_indices.py).
+        visible = len(self.target_names)
+        self._reports = program.outputs[visible:]
+        self.index_checks: tuple[IndexCheck, ...] = ()
+        self._outputs = program.outputs[:visible]
         self._input_bytes = [t.bytes for t in program.inputs]
-        self.result_sizes = [(max(t.bytes, 1), t) for t in program.outputs]
-        self._out_dtypes = [t.dtype.numpy for t in program.outputs]
-        self._out_shapes = [t.static_shape for t in program.outputs]
-        self._constants = [on_device(c, device).buffer for c in program.constants]
-        self._states: list[VariableState] = [
-            graph.variable_states[v.name] for v in program.variables
-        ]
+        self.result_sizes = [(max(t.bytes, 1), t) for t in self._outputs]
+        self._out_dtypes = [t.dtype.numpy for t in self._outputs]
+        self._out_shapes = [t.static_shape for t in self._outputs]
+        self._states = states
         # One order for everybody, so that runs that share variables cannot deadlock.
-        self._locks = [s.lock for s in sorted(self._states, key=id)]
-        self._tail = [b.handle for b in self._constants]
+        self._locks = [s.lock for s in sorted(states, key=id)]
+        self._constants, self._tail = [], []
         self._arenas: deque[Buffer] = deque()
 
     # --- what it is
+    def rename_results(self, names: Sequence[str]) -> None:
+        """Call the results by other names than those of the target tensors: where `run` is given
+        names, in error messages, and in packages. Raises GraphError."""
+        if len(names) != len(self.target_names) or len(set(names)) != len(names):
+            raise GraphError(
+                "rename_results",
+                f"takes {len(self.target_names)} different names",
+                received=list(names),
+            )
+        self.target_names = tuple(names)
+
+    @property
+    def runs_here(self) -> bool:
+        """False for what was compiled ahead for another machine, such as cuda:sm_90."""
+        return self.backend.runs and not getattr(self.device, "compiles_only", False)
+
+    def operation_texts(self) -> dict[str, str]:
+        """Each operation of the optimised graph as text, by name."""
+        from niello.graph.text import print_operation
+
+        return {o.name: print_operation(o) for o in self.optimised.graph.operations}
+
+    def kernel_texts(self) -> list[str]:
+        """Each kernel of the program in index notation."""
+        from niello.kernel.text import print_kernel
+
+        return [print_kernel(k) for k in self.program.kernels]
+
+    def time_commands(self, repeats: int = 5) -> list[CommandTime]:
+        """The best time of each command, run alone on zeros: name, operations, seconds, bytes,
+        and floating point operations of contractions. Variables keep their values."""
+        from niello.executable.timing import time_commands
+
+        return time_commands(self, repeats)
+
     @property
     def program(self) -> Program:
         """The command list and kernels."""
@@ -109,8 +175,8 @@ class Executable:
 
     @property
     def kernel_count(self) -> int:
-        """Kernels launched by one run."""
-        return sum(isinstance(c, Dispatch) for c in self.program.commands)
+        """Kernels launched by one run, each counted once that is in a branch or a loop."""
+        return sum(isinstance(c, Dispatch) for c in walk(self.program.commands))
 
     @property
     def arena_bytes(self) -> int:
@@ -143,6 +209,16 @@ class Executable:
             f"<Executable of {self.graph.name!r} for {self.backend.name}: "
             f"{self.kernel_count} kernels, arena {self.arena_bytes} bytes>"
         )
+
+    def save(self, path: str | os.PathLike[str], *, append: bool = False, **options: Any) -> None:
+        """Write a package: graph, weights, command list and machine code; see `niello.save`.
+
+        With `append`, the package at `path` gets this executable's target, or its input types, in
+        addition to what it holds.
+        """
+        from niello.executable.package import save
+
+        save(path, self, append=append, **options)
 
     # --- running
     def run(self, inputs: Any = (), *, results: Sequence[Any] | None = None) -> Any:
@@ -194,7 +270,7 @@ class Executable:
             "run",
             f"takes {len(self._types)} inputs",
             received=f"{len(inputs)}",
-            advice=f"They are {', '.join(t.name for t in self.inputs) or 'none'}",
+            advice=f"They are {', '.join(self.input_names) or 'none'}",
         )
 
     def _run_remote(self, inputs: Sequence[Any], results: Sequence[Any] | None) -> Any:
@@ -224,6 +300,8 @@ class Executable:
         """Play with the handles of checked inputs and results, followed by those that the
         executable adds; `play` stands in for that of the loaded program."""
         play = self.loaded.play if play is None else play
+        if self._reports:
+            play = self._checked(handles, play)
         # Each concurrent run has an arena of its own; what a run leaves behind serves the next.
         try:
             arena = self._arenas.pop()
@@ -245,6 +323,26 @@ class Executable:
                 self.graph.name, started, time.perf_counter() - started, bytes=self.bytes_moved
             )
 
+    def _checked(self, handles: list[Any], play: Play) -> Play:
+        """A play that raises IndexOutOfRange when an index was outside, and then gives variables
+        the values back that they had before. Adds the handle of the report."""
+        (kind,) = self._reports
+        made = TensorData(self.device.allocate(kind.bytes), kind)
+        self.device.upload(made.buffer, 0, np.full(kind.static_shape, -1, kind.dtype.numpy))
+        handles.append(made.handle)
+
+        def play_and_look(known: list[Any]) -> None:
+            before = [s.read() for s in self._states]
+            play(known)
+            try:
+                raise_for(made.numpy(), self.index_checks)
+            except IndexOutOfRange:
+                for state, value in zip(self._states, before, strict=True):
+                    state.write(value)
+                raise
+
+        return play_and_look
+
     def _play_locked(self, handles: list[Any], arena: Buffer, play: Play) -> None:
         """Runs that share variables take turns."""
         with ExitStack() as stack:
@@ -261,7 +359,7 @@ class Executable:
     def _feed(self, i: int, value: Any) -> Any:
         """A value for input `i` as a contiguous array or TensorData of exactly its type."""
         wanted = self._types[i]
-        name = self.inputs[i].name
+        name = self.input_names[i]
         if not isinstance(value, TensorData):
             shared = None
             if not self.device.host_memory and hasattr(value, "__dlpack_device__"):
@@ -300,7 +398,7 @@ class Executable:
                 handles.append(given.handle)
                 continue
             raise FeedError(
-                f"result {self.targets[i].name}",
+                f"result {self.target_names[i]}",
                 f"must be a writable C-contiguous array of {self._outputs[i]}",
                 received=f"{type(given).__name__} {getattr(given, 'dtype', '')}"
                 f"{list(getattr(given, 'shape', ()))}",
@@ -316,7 +414,7 @@ class Executable:
             for other, length in taken:
                 if start < other + length and other < start + size:
                     raise FeedError(
-                        f"result {self.targets[i].name}",
+                        f"result {self.target_names[i]}",
                         "overlaps an input or another result",
                         received=f"bytes {start:#x} to {start + size:#x}",
                         advice="Use separate memory",
@@ -331,19 +429,21 @@ class Executable:
         self, inputs: Mapping[Any, Any]
     ) -> tuple[list[Any], Callable[[Sequence[Any]], dict[Any, Any]]]:
         """Inputs given by tensor or name in the order of `run`, and what names results alike."""
-        by_name = all(isinstance(k, str) for k in inputs) and (bool(inputs) or not self.inputs)
-        known: dict[Any, Any] = {(t.name if by_name else t): t for t in self.inputs}
+        by_name = all(isinstance(k, str) for k in inputs) and (bool(inputs) or not self._types)
+        known: dict[Any, str] = dict(
+            zip(self.input_names if by_name else self.inputs, self.input_names, strict=True)
+        )
         unknown = [str(k) for k in inputs if k not in known]
-        missing = [t.name for k, t in known.items() if k not in inputs]
+        missing = [name for k, name in known.items() if k not in inputs]
         if unknown or missing:
             raise FeedError(
                 "run",
-                f"the inputs are {', '.join(t.name for t in self.inputs) or 'none'}",
+                f"the inputs are {', '.join(self.input_names) or 'none'}",
                 received=[str(getattr(k, "name", k)) for k in inputs],
                 missing=missing,
                 superfluous=unknown,
             )
-        keys = [t.name if by_name else t for t in self.targets]
+        keys: Sequence[Any] = self.target_names if by_name else self.targets
         return [inputs[k] for k in known], lambda found: dict(zip(keys, found, strict=True))
 
     def run_async(

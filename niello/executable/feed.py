@@ -32,10 +32,12 @@ def to_array(value: Any, wanted: TensorType, name: str) -> np.ndarray:
         array = np.asarray(value)
     except ValueError:  # rows of different lengths
         array = np.asarray(None)
-    if array.dtype.kind not in "biuf":
+    if array.dtype.kind not in "biufc":
         raise _refused(value, wanted, name, "the value is not a rectangular array of numbers")
     if array.dtype.kind == "f" and not wanted.dtype.is_float:
         raise _refused(value, wanted, name, f"fractions are not {wanted.dtype.name}")
+    if array.dtype.kind == "c" and not wanted.dtype.is_complex:
+        raise _refused(value, wanted, name, f"complex numbers are not {wanted.dtype.name}")
     try:
         return np.array(value, wanted.dtype.numpy)
     except OverflowError as error:

@@ -103,12 +103,16 @@ class Graph(GraphDefinition):
         *,
         device: str | None = None,
         options: CompileOptions | None = None,
+        callables: Mapping[str, Any] | None = None,
     ) -> Executable:
         """Compile for given input types.
 
         `feeds` maps placeholders to static TensorTypes (a bare shape takes the placeholder's
         dtype); the executable takes inputs in this order and returns `targets` in theirs.
         `target_operations` (assignments) are run for their effect. `device` is a back end's name.
+        `callables` are what `niello.call` names: executables, whose inputs and targets count, or
+        graphs, whose placeholders are inputs and whose results are the tensors that nothing in them
+        reads. Variables of theirs are shared, not copied.
         """
         types: dict[Tensor, TensorType] = {}
         for t, f in (feeds or {}).items():
@@ -121,6 +125,7 @@ class Graph(GraphDefinition):
             as_sequence(target_operations, "target_operations"),
             device,
             CompileOptions(autocast=self.autocast) if options is None else options,
+            callables,
         )
 
     # --- running

@@ -13,7 +13,8 @@ import numpy as np
 from niello.core.errors import FeedError, GraphError
 from niello.core.shapes import merge_shapes, show
 from niello.graph.operation import Operation
-from niello.graph.structural import Assign, Placeholder, ReadVariable, VariableOp
+from niello.graph.region import RegionOp, has_effect
+from niello.graph.structural import Placeholder, ReadVariable, VariableOp
 from niello.graph.tensor import Tensor
 
 
@@ -80,14 +81,20 @@ def _run(operation: Operation, values: Mapping[Tensor, np.ndarray]) -> tuple[np.
             advice=f"Feed an array of {op.type.dtype.name}{show(op.type.shape)}",
         )
     if isinstance(op, (VariableOp, ReadVariable)):
-        if any(isinstance(c.op, Assign) for c in operation.control_inputs):
-            raise GraphError(
-                f"evaluate {operation.name}",
-                "reads a variable after an assignment, which evaluation does not perform",
-                received=[c.name for c in operation.control_inputs],
-                advice="Run the graph instead",
-            )
+        if any(has_effect(c) for c in operation.control_inputs):
+            raise _unordered(operation, [c.name for c in operation.control_inputs])
         return (operation.graph.variable_states[op.variable].read(),)
+    if isinstance(op, RegionOp) and set(op.written) & set(op.read):
+        raise _unordered(operation, op.written)
     found = op.reference_all(*(values[t] for t in operation.inputs))
     # References may return NumPy scalars and wider dtypes for empty or 0-d results: check, not fix.
     return tuple(np.asarray(a) for a in found)
+
+
+def _unordered(operation: Operation, after: Any) -> GraphError:
+    return GraphError(
+        f"evaluate {operation.name}",
+        "reads a variable after an assignment, which evaluation does not perform",
+        received=list(after),
+        advice="Run the graph instead",
+    )

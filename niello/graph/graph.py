@@ -31,6 +31,8 @@ class GraphDefinition:
         self._controls: list[tuple[Operation, ...]] = []
         self._constants: dict[Constant, Tensor] = {}
         self._where = ""  # the line that operations made now stand for, when not the caller's
+        # The region that a user's function builds now: it takes everything that is made here.
+        self._inner: GraphDefinition | None = None
 
     # --- building
     def add(
@@ -42,17 +44,31 @@ class GraphDefinition:
         control_inputs: Iterable[Operation] = (),
         where: str | None = None,
     ) -> Operation:
-        """Append an operation. Infers its output types; errors name the user's source line."""
+        """Append an operation. Infers its output types; errors name the user's source line.
+
+        While a region is built inside this graph (graph/region.py), it goes there.
+        """
         line = where if where is not None else self._where or user_line()
+        if self._inner is not None:
+            return self._inner.add(op, inputs, name=name, control_inputs=control_inputs, where=line)
+        local = []
         for t in inputs:
-            if t.graph is not self:
-                raise GraphError(
-                    op.name,
-                    "an input belongs to another graph",
-                    received=repr(t),
-                    advice="Build the whole computation in one graph",
-                    where=line,
-                )
+            try:
+                local.append(self.local(t))
+            except GraphError as error:
+                error.asked, error.where = op.name, line
+                raise
+        return self._append(op, local, name, control_inputs, line)
+
+    def _append(
+        self,
+        op: Op,
+        inputs: Sequence[Tensor],
+        name: str | None,
+        control_inputs: Iterable[Operation],
+        line: str,
+    ) -> Operation:
+        """Append an operation whose inputs are of this graph."""
         try:
             types = op.infer_all(*(t.type for t in inputs))
         except NielloError as error:
@@ -70,11 +86,37 @@ class GraphDefinition:
             op,
             tuple(inputs),
             types,
-            tuple(controls),
+            self._waits(controls),
             line,
         )
         self.operations.append(operation)
         return operation
+
+    def local(self, tensor: Tensor) -> Tensor:
+        """The tensor by which this graph knows a tensor: itself. A region (graph/region.py) also
+        takes tensors of the graphs around it. Raises GraphError for tensors of other graphs."""
+        if tensor.graph is self:
+            return tensor
+        raise GraphError(
+            "graph",
+            "an input belongs to another graph",
+            received=repr(tensor),
+            advice="Build the whole computation in one graph; what a branch or a loop body makes "
+            "leaves it as a result",
+        )
+
+    def _waits(self, operations: Iterable[Operation]) -> tuple[Operation, ...]:
+        """Control inputs of an operation of this graph, out of those that were asked for."""
+        return tuple(operations)
+
+    @property
+    def innermost(self) -> GraphDefinition:
+        """The region that is being built inside this graph, or the graph itself."""
+        return self if self._inner is None else self._inner.innermost
+
+    def encloses(self, graph: GraphDefinition) -> bool:
+        """Whether `graph` is this graph, or a region being built inside it."""
+        return graph is self or (self._inner is not None and self._inner.encloses(graph))
 
     def apply(
         self, op: Op, *inputs: Tensor, name: str | None = None
@@ -108,6 +150,13 @@ class GraphDefinition:
         `shape` may hold None for sizes known only at run time; a shape of None leaves the rank
         open too.
         """
+        if self._inner is not None:
+            raise GraphError(
+                "placeholder",
+                "a branch or a loop body has no placeholders of its own",
+                received=repr(name),
+                advice="Make it before, and use it in the function: it is captured by itself",
+            )
         op = Placeholder(TensorType(shape, dtype))
         return self.add(op, name="placeholder" if name is None else name).outputs[0]
 
@@ -119,6 +168,8 @@ class GraphDefinition:
         `dtype` defaults to the array's own, float32 for Python floats, int32 for Python ints. With
         `shape`, a single value fills it (and takes no memory).
         """
+        if self._inner is not None:
+            return self._inner.constant(value, dtype, shape=shape, name=name)
         array = _constant_array("constant", value, dtype)
         kind = dtypes.dtype(array.dtype)
         if shape is not None:
@@ -132,14 +183,17 @@ class GraphDefinition:
         return known
 
     def variable(self, initial: Any, dtype: Any = None, *, name: str | None = None) -> Variable:
-        """A tensor that keeps its value between runs, starting as `initial` (which is copied)."""
+        """A tensor that keeps its value between runs, starting as `initial` (which is copied).
+
+        Made while a branch or a loop body is built, it belongs to the graph around it.
+        """
         array = _constant_array("variable", initial, dtype)
         unique = self.unique_name("variable" if name is None else name)
         del self._names[unique]
         op = VariableOp(TensorType(array.shape, array.dtype), unique)
         self.variable_states[unique] = VariableState(array)
         inside = len("/".join((*self._scopes, "")))
-        operation = self.add(op, name=unique[inside:])
+        operation = self._append(op, (), unique[inside:], (), self._where or user_line())
         return operation.outputs[0]  # type: ignore[return-value]
 
     def as_tensor(self, value: Any, *, dtype: DType | None = None) -> Tensor:
@@ -149,11 +203,44 @@ class GraphDefinition:
         """
         if isinstance(value, Tensor):
             return value
-        if isinstance(value, (bool, int, float)) and dtype is not None:
+        if isinstance(value, (bool, int, float, complex)) and dtype is not None:
             return self.constant(value, dtype)
         return self.constant(value)
 
-    # --- for passes
+    def call(
+        self, symbol: str, inputs: Sequence[Any], output_types: Any, *, name: str | None = None
+    ) -> list[Tensor]:
+        """The results of another computation, which is named `symbol` when this graph is compiled
+        (`callables=`); see niello.call."""
+        from niello.graph.control_flow import Call
+
+        given = (output_types,) if isinstance(output_types, TensorType) else tuple(output_types)
+        if not isinstance(symbol, str) or not all(isinstance(t, TensorType) for t in given):
+            raise GraphError(
+                "call",
+                "takes a name, tensors, and the types of the results",
+                received=f"{symbol!r} and {output_types!r}",
+                advice="Types are TensorType(shape, dtype)",
+            )
+        tensors = [self.as_tensor(v) for v in inputs]
+        return list(self.add(Call(symbol, given), tensors, name=name).outputs)
+
+    # --- for passes and regions
+    def add_named(
+        self,
+        op: Op,
+        inputs: Sequence[Tensor],
+        name: str,
+        control_inputs: Iterable[Operation],
+    ) -> Operation:
+        """Append an operation under a full name that was reserved for it."""
+        self._names.pop(name, None)
+        scopes, self._scopes = self._scopes, []
+        try:
+            return self.add(op, inputs, name=name, control_inputs=control_inputs)
+        finally:
+            self._scopes = scopes
+
     def reserve(self, operations: Iterable[Operation]) -> None:
         """Keep the names of another graph's operations for their copies."""
         for o in operations:
@@ -197,6 +284,10 @@ class GraphDefinition:
         """Names of operations made inside start with `name/`."""
         if not name or "/" in name:
             raise GraphError("name_scope", "a scope needs a name without '/'", received=repr(name))
+        if self._inner is not None:
+            with self._inner.name_scope(name) as whole:
+                yield whole
+            return
         self._scopes.append(name)
         try:
             yield "/".join(self._scopes)
@@ -211,8 +302,12 @@ class GraphDefinition:
         which do not run, excepted)."""
         given = (operations,) if isinstance(operations, (Operation, Tensor)) else operations
         listed = tuple(o.operation if isinstance(o, Tensor) else o for o in given)
+        if self._inner is not None:
+            with self._inner.control_dependencies(listed):
+                yield
+            return
         for o in listed:
-            if not isinstance(o, Operation) or o.graph is not self:
+            if not isinstance(o, Operation) or not o.graph.encloses(self):
                 raise GraphError(
                     "control_dependencies",
                     "takes operations and tensors of this graph",
@@ -267,11 +362,13 @@ def _constant_array(asked: str, value: Any, dtype: Any) -> np.ndarray:
     kind = _default_dtype(value, raw) if dtype is None else dtypes.dtype(dtype)
     try:
         # An array is converted as asked for; a number that would change is a mistake.
+        if raw.dtype.kind == "c" and not kind.is_complex:
+            raise ValueError("it has an imaginary part")
         written = not isinstance(value, np.ndarray) and raw.dtype.kind == "f" and kind.is_integer
         if written and not np.array_equal(raw, np.trunc(raw)):
             raise ValueError("it has a fraction")
         return np.array(value, kind.numpy)
-    except (ValueError, OverflowError) as error:
+    except (ValueError, TypeError, OverflowError) as error:
         raise DTypeError(
             asked,
             f"the value is not one of {kind.name}: {error}",
@@ -297,11 +394,13 @@ def _numbers(asked: str, value: Any) -> np.ndarray:
 
 def _default_dtype(value: Any, raw: np.ndarray) -> DType:
     """The dtype of an array; float32 and int32 for Python's numbers and nested lists of them."""
-    if isinstance(value, (float, int)) or not isinstance(value, (np.ndarray, np.generic)):
+    if isinstance(value, (float, int, complex)) or not isinstance(value, (np.ndarray, np.generic)):
         if raw.dtype == np.float64:
             return dtypes.float32
         if raw.dtype == np.int64:
             return dtypes.int32
+        if raw.dtype == np.complex128:
+            return dtypes.complex64
     return dtypes.dtype(raw.dtype)
 
 

@@ -7,7 +7,8 @@ registration fails when a part is missing.
     reference   NumPy arrays -> NumPy arrays: the meaning, the constant folder and the oracle
     grad        graph operations, or `not_differentiable("why")`
     lower       one output element as a kernel expression, or
-    decompose   the same as other graph operations
+    decompose   the same as other graph operations, or
+    routine     all outputs by an imperative kernel (scans, sorts, recurrences)
     samples     inputs and attributes for tests and documentation
     doc         one sentence with shapes, units and the source of the definition
 """
@@ -22,7 +23,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import numpy as np
 
-from niello.core.dtypes import FLOATS, DType
+from niello.core.dtypes import COMPLEX, FLOATS, DType
 from niello.core.errors import CompilerBug, NotDifferentiable
 from niello.core.types import TensorType
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from niello.graph.tensor import Tensor
     from niello.kernel.build import Builder, Index, ScatterSpec, Value
     from niello.kernel.ir import Expr
+    from niello.kernel.routine_build import Place, RoutineBuilder
 
 
 class Trait(enum.Flag):
@@ -47,6 +49,7 @@ class Trait(enum.Flag):
     SHAPE_ONLY = enum.auto()  # the last input is used only for its shape
     EXPENSIVE = enum.auto()  # evaluating an element again costs more than reading it back
     MANY_SOURCES = enum.auto()  # a movement whose elements come from different inputs (concat)
+    LINEAR = enum.auto()  # a sum of inputs goes to the sum of outputs, so complex parts go alone
     STRUCTURAL = enum.auto()  # placeholder, constant, variable, read, assign
 
 
@@ -109,6 +112,19 @@ def sample(
     return Sample(inputs, attributes, dtypes, grad, tolerance)
 
 
+@dataclass(frozen=True)
+class IndexBounds:
+    """Input number `input` of an op holds indices: from -size to size - 1.
+
+    With `points`, its last axis holds one coordinate for each of `sizes`; otherwise there is one
+    size, for all elements.
+    """
+
+    input: int
+    sizes: tuple[int, ...]
+    points: bool = False
+
+
 class Op:
     """Base of operations. Subclasses are frozen dataclasses, final, decorated with `@register`."""
 
@@ -145,6 +161,17 @@ class Op:
         """The same outputs made of other operations; input types are static when called."""
         raise CompilerBug(self.name, "the contract lacks decompose")
 
+    def routine(self, r: RoutineBuilder, *inputs: Place) -> None:
+        """Statements that compute all outputs (`r.outputs`) from the inputs, which are whole,
+        contiguous tensors; see kernel/routine_build.py. Nothing is stitched into a routine."""
+        raise CompilerBug(self.name, "the contract lacks routine")
+
+    def planes(self, *inputs: Any) -> Any:
+        """The op on complex tensors, as operations on real ones: a complex input arrives as Planes,
+        and a complex output is given as Planes. Ops that are LINEAR, MOVEMENT or CONTRACTION need
+        not say (see passes/split_complex.py)."""
+        raise CompilerBug(self.name, "has no form for complex tensors")
+
     @classmethod
     def samples(cls) -> Sequence[Sample]:
         raise CompilerBug(cls.name, "the contract lacks samples")
@@ -164,6 +191,11 @@ class Op:
         place of `lower` where that would visit every input element for each output element."""
         return None
 
+    def index_bounds(self, *inputs: TensorType) -> Sequence[IndexBounds]:
+        """Which inputs hold indices, and what they may be (CompileOptions.check_indices). Types
+        are static when called."""
+        return ()
+
     def domain(self, *inputs: TensorType) -> tuple[int, ...] | None:
         """The natural iteration space of the output when it is not the output's shape: a shape
         with as many elements, such as groups apart from the channels inside them."""
@@ -177,6 +209,21 @@ class Op:
     @classmethod
     def has_decompose(cls) -> bool:
         return cls.decompose is not Op.decompose
+
+    @classmethod
+    def has_routine(cls) -> bool:
+        return cls.routine is not Op.routine
+
+    @classmethod
+    def has_planes(cls) -> bool:
+        """Whether the op is for complex tensors too, where its dtypes reach floats."""
+        parts = Trait.LINEAR | Trait.MOVEMENT | Trait.CONTRACTION
+        return cls.says_planes() or bool(cls.traits & parts)
+
+    @classmethod
+    def says_planes(cls) -> bool:
+        """Whether the op says itself how it works on complex tensors."""
+        return cls.planes is not Op.planes
 
     @classmethod
     def has_scatter(cls) -> bool:
@@ -202,6 +249,14 @@ class Op:
         return found if isinstance(found, tuple) else (found,)
 
 
+@dataclass(frozen=True)
+class Planes:
+    """A complex tensor as two real ones of the same shape and dtype."""
+
+    real: Tensor
+    imaginary: Tensor
+
+
 T = TypeVar("T", bound=Op)
 F = TypeVar("F", bound=Callable[..., Any])
 R = TypeVar("R")
@@ -218,10 +273,13 @@ def register(cls: type[T]) -> type[T]:
         missing.append("samples")
     if not cls.doc:
         missing.append("doc")
-    if not (cls.has_lower() or cls.has_decompose() or Trait.STRUCTURAL in cls.traits):
-        missing.append("lower or decompose")
+    computed = cls.has_lower() or cls.has_decompose() or cls.has_routine() or cls.says_planes()
+    if not (computed or Trait.STRUCTURAL in cls.traits):
+        missing.append("lower, decompose or routine")
     if missing:
         raise CompilerBug(f"operation {cls.name}", f"the contract lacks {', '.join(missing)}")
+    if cls.has_planes() and set(FLOATS) <= set(cls.dtypes):
+        cls.dtypes = (*cls.dtypes, *(d for d in COMPLEX if d not in cls.dtypes))
     if cls.name in _registry:
         raise CompilerBug(f"operation {cls.name}", "is registered twice")
     _registry[cls.name] = cls

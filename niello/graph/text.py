@@ -6,6 +6,13 @@
       %max, %max:1 = some_op(%relu) {axis: -1} after (%other)
     }
 
+An attribute may be a region, a graph with its parameters, results and effects:
+
+    {then: region "if/then" {
+      %if/then/x = placeholder() {type: float32[]}
+      %if/then/add = add(%if/then/x, %if/then/x)
+    } takes (%if/then/x) gives (%if/then/add) runs (), ...}
+
 Large constants are named by the SHA-256 of their content and kept apart (see `external_data`).
 """
 
@@ -14,18 +21,20 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from collections.abc import Callable, Mapping
+import textwrap
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
-from niello.core.dtypes import BY_NAME, DType
+from niello.core.dtypes import BY_NAME, DType, dtype
 from niello.core.errors import CorruptFile, ShapeError
 from niello.core.shapes import show
 from niello.core.types import TensorType
 from niello.graph.graph import GraphDefinition
 from niello.graph.opdef import records, registry
 from niello.graph.operation import Operation
+from niello.graph.region import Region, RegionOp
 from niello.graph.structural import Data, VariableOp
 from niello.graph.tensor import Tensor, VariableState
 
@@ -36,13 +45,16 @@ MAX_DEPTH = 16
 # --- printing
 def print_graph(graph: GraphDefinition) -> str:
     """The text form of a graph."""
-    lines = [f"graph {_quote(graph.name)} {{"]
-    lines += [f"  {print_operation(o)}" for o in graph.operations]
-    return "\n".join([*lines, "}"])
+    return f"graph {_block(graph)}"
+
+
+def _block(graph: GraphDefinition) -> str:
+    lines = [textwrap.indent(print_operation(o), "  ") for o in graph.operations]
+    return "\n".join([f"{_quote(graph.name)} {{", *lines, "}"])
 
 
 def print_operation(operation: Operation) -> str:
-    """One line: results, op, operands, attributes, control inputs."""
+    """One line: results, op, operands, attributes, control inputs. Regions take further lines."""
     names = [_name(operation.name + (f":{i}" if i else "")) for i in range(len(operation.outputs))]
     results = ", ".join(names) or _name(operation.name)
     operands = ", ".join(_name(t.name) for t in operation.inputs)
@@ -72,6 +84,10 @@ def print_value(value: Any) -> str:
         return f"({', '.join(print_value(v) for v in value)}{',' if len(value) == 1 else ''})"
     if isinstance(value, Data):
         return _print_data(value)
+    if isinstance(value, Region):
+        parts = (("takes", value.parameters), ("gives", value.results), ("runs", value.effects))
+        listed = (f"{word} ({', '.join(_name(n.name) for n in names)})" for word, names in parts)  # type: ignore[attr-defined]
+        return f"region {_block(value.graph)} {' '.join(listed)}"
     if dataclasses.is_dataclass(value) and type(value).__name__ in records():
         inner = ", ".join(
             f"{f.name}: {print_value(getattr(value, f.name))}" for f in dataclasses.fields(value)
@@ -84,10 +100,19 @@ def _print_data(data: Data) -> str:
     array = data.array
     kind = f"{array.dtype.name}[{', '.join(map(str, array.shape))}]"
     if data.is_splat and array.size:
-        return f"splat({kind}, {_number(array.reshape(-1)[0])})"
+        one = _numbers(array.reshape(-1)[:1])
+        return f"splat({kind}, {one[0] if len(one) == 1 else '(' + ', '.join(one) + ')'})"
     if array.size <= INLINE_ELEMENTS:
-        return f"dense({kind}, ({', '.join(_number(v) for v in array.reshape(-1))}))"
+        return f"dense({kind}, ({', '.join(_numbers(array.reshape(-1)))}))"
     return f"external({kind}, {_quote(data.digest)})"
+
+
+def _numbers(flat: np.ndarray) -> list[str]:
+    """The elements of an array; of complex ones the real and the imaginary part."""
+    kind = dtype(flat.dtype)
+    if kind.is_complex:
+        flat = np.ascontiguousarray(flat).view(kind.plane.numpy)
+    return [_number(v) for v in flat]
 
 
 def _number(value: Any) -> str:
@@ -107,11 +132,18 @@ def _quote(text: str) -> str:
 def external_data(graph: GraphDefinition) -> dict[str, np.ndarray]:
     """Constants that the text names by digest only."""
     found = {}
-    for o in graph.operations:
+    for o in _all(graph):
         for value in o.op.attributes.values():
             if isinstance(value, Data) and _print_data(value).startswith("external"):
                 found[value.digest] = np.ascontiguousarray(value.array)
     return found
+
+
+def _all(graph: GraphDefinition) -> Iterator[Operation]:
+    for o in graph.operations:
+        yield o
+        if isinstance(o.op, RegionOp):
+            yield from o.op.operations()
 
 
 # --- parsing
@@ -153,6 +185,7 @@ class _Parser:
         self.depth = 0
         self.tensors: dict[str, Tensor] = {}
         self.operations: dict[str, Operation] = {}
+        self.within: list[GraphDefinition] = []  # the graph, and the regions being read inside it
 
     def fail(self, problem: str) -> CorruptFile:
         line = self.text.count("\n", 0, self.at) + 1
@@ -205,12 +238,33 @@ class _Parser:
     def graph(self) -> GraphDefinition:
         self.expect("graph")
         graph = self.make(self.string())
-        self.expect("{")
-        while not self.take("}"):
-            self.operation(graph)
+        self.block(graph)
         if self.text[self.at :].strip():
             raise self.fail("text after the graph")
         return graph
+
+    def block(self, graph: GraphDefinition) -> None:
+        self.within.append(graph)
+        self.expect("{")
+        while not self.take("}"):
+            self.operation(graph)
+        self.within.pop()
+
+    def region(self) -> Region:
+        """A graph of its own: it knows no names of the graph around it."""
+        graph = GraphDefinition(self.string())
+        graph.variable_states = self.within[-1].variable_states
+        around = self.tensors, self.operations
+        self.tensors, self.operations = {}, {}
+        self.block(graph)
+        parts = []
+        for word, table in (("takes", self.tensors), ("gives", self.tensors)):
+            self.expect(word)
+            parts.append(self.listed(lambda table=table: self.known(table, "tensor")))  # type: ignore[misc]
+        self.expect("runs")
+        effects = self.listed(lambda: self.known(self.operations, "operation"))
+        self.tensors, self.operations = around
+        return Region(graph, *parts, effects)
 
     def operation(self, graph: GraphDefinition) -> None:
         names = [self.name()]
@@ -247,15 +301,25 @@ class _Parser:
         self.tensors.update(zip(names, made.outputs, strict=False))
 
     def variable(self, op: VariableOp, graph: GraphDefinition) -> None:
-        if op.variable in graph.variable_states:
+        known = graph.variable_states.get(op.variable)
+        if known is not None and len(self.within) > 1:  # regions name the variables of the graph
+            if TensorType(known.array.shape, known.array.dtype) != op.type:
+                raise self.fail(f"variable {op.variable!r} has another type outside")
+            return
+        if known is not None:
             raise self.fail(f"variable {op.variable!r} is defined twice")
         graph.variable_states[op.variable] = VariableState.zeros(op.type)
 
     def build(self, kind: type[Any], attributes: dict[str, Any]) -> Any:
-        wanted = (
-            {f.name for f in dataclasses.fields(kind)} if dataclasses.is_dataclass(kind) else set()
-        )
-        if set(attributes) != wanted:
+        fields = dataclasses.fields(kind) if dataclasses.is_dataclass(kind) else ()
+        wanted = {f.name for f in fields}
+        # Texts from before an attribute existed mean its default.
+        needed = {
+            f.name
+            for f in fields
+            if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+        }
+        if not needed <= set(attributes) <= wanted:
             raise self.fail(
                 f"{getattr(kind, 'name', kind.__name__)} has attributes {sorted(wanted)}"
             )
@@ -326,6 +390,8 @@ class _Parser:
             return self.type(word) if self.peek() == "[" else BY_NAME[word]
         if word in ("splat", "dense", "external"):
             return self.data(word)
+        if word == "region":
+            return self.region()
         record = records().get(word)
         if record is None:
             raise self.fail(f"unknown word {word!r}")
@@ -371,20 +437,27 @@ class _Parser:
         self.expect(")")
         if not isinstance(kind, TensorType) or not kind.is_static:
             raise self.fail("a constant needs a static type")
-        shape, dtype = kind.static_shape, kind.dtype.numpy
+        shape, wanted = kind.static_shape, kind.dtype.numpy
         try:
             if word == "splat":
-                array = np.broadcast_to(np.asarray(content, dtype).reshape(()), shape)
+                array = np.broadcast_to(_array(content, kind.dtype).reshape(()), shape)
             elif word == "dense":
-                array = np.array(content, dtype).reshape(shape)
+                array = _array(content, kind.dtype).reshape(shape)
             else:
                 array = self.external[content].view()
         except (KeyError, ValueError, TypeError, OverflowError) as error:
             raise self.fail(f"a constant is missing or malformed: {error}") from error
         array.setflags(write=False)
-        if array.shape != shape or array.dtype != dtype:
+        if array.shape != shape or array.dtype != wanted:
             raise self.fail(f"a constant is {array.dtype.name}{list(array.shape)}")
         return Data(array)
+
+
+def _array(content: Any, kind: DType) -> np.ndarray:
+    """Numbers as elements; two of them make a complex one."""
+    if not kind.is_complex:
+        return np.array(content, kind.numpy)
+    return np.array(content, kind.plane.numpy).reshape(-1).view(kind.numpy)
 
 
 def _unquote(text: str) -> str:

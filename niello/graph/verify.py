@@ -13,7 +13,8 @@ from niello.core.errors import CompilerBug, GraphError, NielloError
 from niello.core.types import TensorType
 from niello.graph.graph import GraphDefinition
 from niello.graph.operation import Operation
-from niello.graph.structural import Assign, Constant, ReadVariable, VariableOp
+from niello.graph.region import Region, RegionOp, needed
+from niello.graph.structural import Assign, Constant, Placeholder, ReadVariable, VariableOp
 from niello.graph.tensor import Tensor
 
 # A rule yields (operation, what is wrong with it).
@@ -95,6 +96,13 @@ def controls_belong_here(graph: GraphDefinition) -> Iterator[Broken]:
                 yield o, f"its control input {c.name} is not in the graph"
 
 
+def _forms(stored: TensorType) -> tuple[TensorType, ...]:
+    """Passes see complex storage as pairs (passes/split_complex.py)."""
+    if not stored.dtype.is_complex:
+        return (stored,)
+    return (stored, TensorType((*stored.static_shape, 2), stored.dtype.plane))
+
+
 def variables_have_storage(graph: GraphDefinition) -> Iterator[Broken]:
     """A variable has storage of its type; reads and assignments name the variable they take."""
     for o in graph.operations:
@@ -102,7 +110,7 @@ def variables_have_storage(graph: GraphDefinition) -> Iterator[Broken]:
             state = graph.variable_states.get(o.op.variable)
             if state is None:
                 yield o, f"there is no storage named {o.op.variable!r}"
-            elif TensorType(state.array.shape, state.array.dtype) != o.op.type:
+            elif o.op.type not in _forms(TensorType(state.array.shape, state.array.dtype)):
                 yield o, f"its storage is {state.array.dtype.name}{list(state.array.shape)}"
         if isinstance(o.op, (ReadVariable, Assign)):
             source = o.inputs[0].operation.op
@@ -121,6 +129,35 @@ def constants_are_frozen(graph: GraphDefinition) -> Iterator[Broken]:
                 yield o, "its array can be written"
 
 
+def regions_fit(graph: GraphDefinition) -> Iterator[Broken]:
+    """A region's parameters are its graph's placeholders and take what the operation hands in; its
+    results and effects are of its graph, and the same rules hold inside."""
+    for o in graph.operations:
+        if not isinstance(o.op, RegionOp):
+            continue
+        wanted = o.op.region_types(*(t.type for t in o.inputs))
+        for region, types in zip(o.op.regions, wanted, strict=True):
+            if region.parameter_types != types:
+                found = _types(region.parameter_types)
+                yield o, f"the parameters of {region.graph.name} are {found}, not {_types(types)}"
+            yield from ((o, problem) for problem in _broken_region(region))
+
+
+def _broken_region(region: Region) -> Iterator[str]:
+    made = {t for inside in region.graph.operations for t in inside.outputs}
+    sources = {t.operation for t in region.parameters}
+    for t in (*region.parameters, *region.results):
+        if t not in made:
+            yield f"{t.name} is not of the region {region.graph.name}"
+    for inside in needed(region):
+        if isinstance(inside.op, Placeholder) and inside not in sources:
+            yield f"it depends on {inside.name}, a placeholder that is no parameter"
+    try:
+        verify(region.graph)
+    except CompilerBug as error:
+        yield str(error)
+
+
 RULES: tuple[Callable[[GraphDefinition], Iterator[Broken]], ...] = (
     operations_are_numbered,
     operands_come_first,
@@ -130,6 +167,7 @@ RULES: tuple[Callable[[GraphDefinition], Iterator[Broken]], ...] = (
     controls_belong_here,
     variables_have_storage,
     constants_are_frozen,
+    regions_fit,
 )
 
 

@@ -34,6 +34,8 @@ from niello.kernel.ir import (
     free_ranges,
     reduce_identity,
 )
+from niello.kernel.routine import Routine
+from niello.kernel.routine_interpret import interpret_routine
 from niello.kernel.text import print_expr
 
 Array = np.ndarray[Any, Any]
@@ -50,12 +52,17 @@ UFUNCS: dict[str, Any] = {
 }
 
 
-def interpret(kernel: Kernel, buffers: Sequence[Array], *, budget: int = BUDGET) -> None:
+def interpret(
+    kernel: Kernel | Routine, buffers: Sequence[Array], *, budget: int = BUDGET
+) -> None:
     """Run `kernel` on flat arrays, one per parameter; written parameters change in place.
 
     Raises CompilerBug when an array does not fit its parameter, or when a load or store would
     leave its buffer.
     """
+    if isinstance(kernel, Routine):
+        interpret_routine(kernel, buffers)
+        return
     _check_buffers(kernel, buffers)
     groups: dict[tuple[Range, ...], list[Store]] = {}
     for store in kernel.stores:

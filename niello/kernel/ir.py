@@ -257,6 +257,11 @@ class Kernel:
     params: tuple[Param, ...]
     stores: tuple[Store, ...]
 
+    @property
+    def structure(self) -> tuple[object, ...]:
+        """Everything but the name."""
+        return (self.params, self.stores)
+
 
 REDUCE_OPS = ("add", "mul", "min", "max", "and", "or", "xor")
 

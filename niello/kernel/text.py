@@ -38,6 +38,7 @@ from niello.kernel.ir import (
     Reduce,
     Store,
 )
+from niello.kernel.routine import Routine
 
 INFIX = {
     "add": "+",
@@ -64,8 +65,12 @@ MAX_DEPTH = 8  # deeper expressions get a line of their own
 # --- printing ------------------------------------------------------------------------------------
 
 
-def print_kernel(kernel: Kernel) -> str:
+def print_kernel(kernel: Kernel | Routine) -> str:
     """The kernel as text that `parse_kernel` reads back to the same nodes."""
+    if isinstance(kernel, Routine):
+        from niello.kernel.routine_text import print_routine
+
+        return print_routine(kernel)
     lines = [f"kernel {json.dumps(kernel.name)} {{"]
     for p in kernel.params:
         written = " written" if p.written else ""
@@ -181,8 +186,12 @@ _TOKEN = re.compile(
 )
 
 
-def parse_kernel(text: str) -> Kernel:
+def parse_kernel(text: str) -> Kernel | Routine:
     """Read what `print_kernel` wrote. Raises CorruptFile that says where the text is wrong."""
+    if text.lstrip().startswith("routine"):
+        from niello.kernel.routine_text import parse_routine
+
+        return parse_routine(text)
     parser = _Parser(text)
     kernel = parser.kernel()
     if parser.position < len(parser.tokens):

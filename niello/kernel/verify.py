@@ -23,17 +23,22 @@ from niello.kernel.ir import (
     Reduce,
     Store,
 )
+from niello.kernel.routine import Routine
+from niello.kernel.routine_verify import verify_routine
 from niello.kernel.text import print_kernel
 
 
-def verify(kernel: Kernel) -> None:
+def verify(kernel: Kernel | Routine) -> None:
     """Raise CompilerBug, with the text of the kernel, unless it is well formed.
 
     Checked: parameters sit at their slots and agree with their uses; every range is bound once;
     types fit; indices are int64 and gates bool; and indices whose bounds are known stay inside
     their buffer. What a kernel stores must not depend on the order of its stores.
     """
-    _Verifier(kernel).run()
+    if isinstance(kernel, Routine):
+        verify_routine(kernel)
+    else:
+        _Verifier(kernel).run()
 
 
 class _Verifier:

@@ -15,6 +15,7 @@ from niello.core.dtypes import FLOATS, INTEGERS, NUMBERS, float32
 from niello.graph import opdef
 from niello.graph.opdef import Trait, real, sample
 from niello.graph.tensor import Tensor
+from niello.ops import complex_planes
 from niello.ops.comparison import equal, less, less_equal
 from niello.ops.define import cast_to, elementwise, operands
 from niello.ops.logical import logical_and
@@ -56,7 +57,7 @@ add = elementwise(
     grad=lambda g, a, b, y: (g, g),
     samples=[*_broadcast, _special],
     doc="a + b for each element, broadcast.",
-    traits=Trait.COMMUTATIVE,
+    traits=Trait.COMMUTATIVE | Trait.LINEAR,
 )
 
 subtract = elementwise(
@@ -67,6 +68,7 @@ subtract = elementwise(
     grad=lambda g, a, b, y: (g, -g),
     samples=[*_broadcast, _special],
     doc="a - b for each element, broadcast.",
+    traits=Trait.LINEAR,
 )
 
 multiply = elementwise(
@@ -78,12 +80,13 @@ multiply = elementwise(
     samples=[*_broadcast, _special],
     doc="a * b for each element, broadcast.",
     traits=Trait.COMMUTATIVE,
+    planes=complex_planes.multiply,
 )
 
 
 def _float_operands(asked: str, a: Any, b: Any) -> list[Tensor]:
     """Operands of one float dtype: integers and booleans become float32."""
-    return [x if x.dtype.is_float else cast_to(x, float32) for x in operands(asked, a, b)]
+    return [x if x.dtype.is_inexact else cast_to(x, float32) for x in operands(asked, a, b)]
 
 
 _divide = elementwise(
@@ -95,6 +98,7 @@ _divide = elementwise(
     samples=_quotients,
     doc="a / b for each element, broadcast; integers divide as float32.",
     publish=False,
+    planes=complex_planes.divide,
 )
 
 _divide_no_nan: Callable[..., Tensor] = elementwise(
@@ -106,6 +110,7 @@ _divide_no_nan: Callable[..., Tensor] = elementwise(
     samples=_quotients,
     doc="a / b for each element, broadcast, but 0 where b is 0; integers divide as float32.",
     publish=False,
+    planes=complex_planes.divide_no_nan,
 )
 
 
@@ -214,7 +219,7 @@ def _integer_power(k: Any, a: Any, b: Any) -> Any:
 
 
 def _numpy_power(a: np.ndarray, b: np.ndarray) -> Any:
-    if a.dtype.kind == "f":
+    if a.dtype.kind in "fc":
         return np.power(a, b)
     below = np.where(a == 1, 1, np.where(a == 0 - 1, np.where(b % 2 == 0, 1, -1), 0))
     positive = np.power(a, np.where(b < 0, 0, b).astype(b.dtype))
@@ -254,6 +259,7 @@ _power = elementwise(
     ),
     traits=Trait.EXPENSIVE,
     publish=False,
+    planes=complex_planes.power,
 )
 
 
@@ -278,9 +284,9 @@ def power(a: Any, b: Any, *, name: str | None = None) -> Tensor:
             return square(x, name=name)
         if b == 3:
             return multiply(square(x), x, name=name)
-        if b == 0.5 and x.dtype.is_float:
+        if b == 0.5 and x.dtype.is_inexact:
             return sqrt(x, name=name)
-        if b == -1 and x.dtype.is_float:
+        if b == -1 and x.dtype.is_inexact:
             return reciprocal(x, name=name)
         if b == 1:
             return x if name is None else opdef.functions()["identity"](x, name=name)

@@ -183,7 +183,7 @@ def broadcast_like(x: Tensor, like: Tensor, *, name: str | None = None) -> Tenso
 @dataclass(frozen=True)
 class SumToLike(Op):
     name: ClassVar[str] = "sum_to_like"
-    traits: ClassVar[Trait] = Trait.SHAPE_ONLY
+    traits: ClassVar[Trait] = Trait.SHAPE_ONLY | Trait.LINEAR
     dtypes: ClassVar[tuple[DType, ...]] = NUMBERS
     doc: ClassVar[str] = (
         "Sums over the axes along which the second input's shape broadcasts to the first's: the "
@@ -334,7 +334,7 @@ def tile(x: Tensor, multiples: Any, *, name: str | None = None) -> Tensor:
 class TileSum(Op):
     multiples: tuple[int, ...]  # all positive, one for each axis
     name: ClassVar[str] = "tile_sum"
-    traits: ClassVar[Trait] = Trait.NONE
+    traits: ClassVar[Trait] = Trait.LINEAR
     dtypes: ClassVar[tuple[DType, ...]] = NUMBERS
     doc: ClassVar[str] = "Sum of the repeated parts of each axis: what tile repeats, this adds."
 
@@ -395,7 +395,7 @@ class TileSum(Op):
 class TileGradient(LikeOp):
     multiples: tuple[int, ...]
     name: ClassVar[str] = "tile_gradient"
-    traits: ClassVar[Trait] = Trait.SHAPE_ONLY
+    traits: ClassVar[Trait] = Trait.SHAPE_ONLY | Trait.LINEAR
     dtypes: ClassVar[tuple[DType, ...]] = NUMBERS
     doc: ClassVar[str] = "Gradient of tile: the sum of the repeated parts, in the second's shape."
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from niello.core.dtypes import ALL
 from niello.graph.opdef import Trait, real, sample
+from niello.ops import complex_planes
 from niello.ops.define import elementwise
 
 _NO_GRADIENT = "its result is boolean"
@@ -32,6 +33,7 @@ equal = elementwise(
     doc="a == b for each element, broadcast; a bool tensor.",
     result="bool",
     traits=Trait.COMMUTATIVE,
+    planes=complex_planes.equal,
 )
 
 not_equal = elementwise(
@@ -44,6 +46,7 @@ not_equal = elementwise(
     doc="a != b for each element, broadcast; true where one is NaN; a bool tensor.",
     result="bool",
     traits=Trait.COMMUTATIVE,
+    planes=complex_planes.not_equal,
 )
 
 less = elementwise(

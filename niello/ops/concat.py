@@ -147,11 +147,16 @@ class Concat(Movement):
 
 
 @plain_function
-def concat(tensors: Sequence[Any], axis: int = 0, *, name: str | None = None) -> Tensor:
+def concat(
+    tensors: Sequence[Any], axis: int = 0, *, interleave: bool = False, name: str | None = None
+) -> Tensor:
     """The tensors one after the other along `axis`; all other sizes must agree.
 
-    Element types promote. Raises ShapeError when shapes do not fit or a tensor is a scalar. As
-    NumPy's concatenate and ONNX's Concat.
+    With `interleave`, all sizes must agree, and their elements alternate along the axis: first all
+    first ones, then all second ones. Element types promote.
+
+    Raises ShapeError when shapes do not fit or a tensor is a scalar. As NumPy's concatenate and
+    ONNX's Concat.
 
     Example:
         >>> import niello as nl
@@ -161,7 +166,12 @@ def concat(tensors: Sequence[Any], axis: int = 0, *, name: str | None = None) ->
     """
     listed = operands("concat", *tensors)
     rank = next((t.rank for t in listed if t.rank is not None), None)
-    return apply(Concat(known_axis("concat", axis, rank)), *listed, name=name)
+    where = known_axis("concat", axis, rank)
+    if interleave:
+        after = where + 1 if where >= 0 else where
+        apart = stack(listed, after)
+        return apart.flatten_axes(after - 1, after, name=name)  # type: ignore[no-any-return]
+    return apply(Concat(where), *listed, name=name)
 
 
 @register

@@ -58,14 +58,17 @@ def operands(asked: str, *values: Any) -> list[Tensor]:
     that a float beside integers makes them float32.
     """
     graph = graph_of(asked, *values)
-    strong = [graph.as_tensor(v) for v in values if not isinstance(v, (bool, int, float))]
+    strong = [graph.as_tensor(v) for v in values if not isinstance(v, (bool, int, float, complex))]
     common = strong[0].dtype
     for t in strong[1:]:
         common = promote(common, t.dtype)
     for v in values:
         if isinstance(v, bool):
             continue
-        if isinstance(v, float) and not common.is_float:
+        if isinstance(v, complex):
+            common = promote(common, dtypes.complex32)
+            common = dtypes.complex64 if not strong[0].dtype.is_inexact else common
+        elif isinstance(v, float) and not common.is_inexact:
             common = dtypes.float32
         elif isinstance(v, int) and common is bool_:
             common = dtypes.int32
@@ -105,15 +108,16 @@ def half_as_float32(
     numpy: Callable[..., Any], arrays: Sequence[np.ndarray], result: np.dtype[Any] | None = None
 ) -> Any:
     """Evaluate `numpy` on arrays, half types in float32, rounding the result(s) back."""
-    half = next((a.dtype for a in arrays if a.dtype.kind in "fV" and a.dtype.itemsize == 2), None)
+    half = next((a.dtype for a in arrays if dtypes.is_narrow(a.dtype)), None)
     if half is None:
         return numpy(*arrays)
-    wide = [a.astype(np.float32) if a.dtype == half else a for a in arrays]
+    full = np.dtype(np.complex64 if half.name == "complex32" else np.float32)
+    wide = [a.astype(full) if a.dtype == half else a for a in arrays]
     found = numpy(*wide)
 
     def back(a: Any) -> Any:
         a = np.asarray(a)
-        return a.astype(half) if a.dtype == np.float32 else a
+        return a.astype(half) if a.dtype == full else a
 
     return tuple(back(a) for a in found) if isinstance(found, tuple) else back(found)
 
@@ -134,6 +138,7 @@ class Elementwise(Op):
     numpy: ClassVar[Callable[..., Any]]
     scalar: ClassVar[Callable[..., Expr]]
     derivative: ClassVar[Callable[..., Any] | None]
+    complex_form: ClassVar[Callable[..., Any] | None] = None
     result: ClassVar[str]  # "same", "bool", or "select" (as the second input; first is bool)
     made_samples: ClassVar[Sequence[Sample]]
 
@@ -185,6 +190,14 @@ class Elementwise(Op):
         args = [x(*broadcast_index(index, x.shape)) for x in inputs]
         return type(self).scalar(k, *args, **self.attributes)
 
+    def planes(self, *inputs: Any) -> Any:
+        form: Any = type(self).complex_form
+        return form(*inputs, **self.attributes)
+
+    @classmethod
+    def says_planes(cls) -> bool:
+        return cls.complex_form is not None
+
     @classmethod
     def samples(cls) -> Sequence[Sample]:
         return cls.made_samples
@@ -202,6 +215,7 @@ def elementwise(
     result: str = "same",
     attributes: Mapping[str, Any] | None = None,
     traits: Trait = Trait.NONE,
+    planes: Callable[..., Any] | None = None,
     publish: bool = True,
 ) -> Callable[..., Tensor]:
     """Define and register an elementwise op, and return the function users call.
@@ -210,6 +224,7 @@ def elementwise(
     **attributes)` one element, `grad(g, *inputs, output, **attributes)` the gradient of each input
     as a tuple (a bare tensor for one input; None where there is none), or a string saying why there
     is none. `attributes` gives names and default values. `result` is "same", "bool" or "select".
+    `planes(*inputs, **attributes)` makes the op of complex tensors out of real ones (Op.planes).
     """
     parameters = [
         p.name
@@ -227,6 +242,7 @@ def elementwise(
         "derivative": None if isinstance(grad, str) else staticmethod(grad),
         "result": result,
         "made_samples": tuple(samples),
+        "complex_form": None if planes is None else staticmethod(planes),
         "__module__": inspect.getmodule(scalar).__name__,  # type: ignore[union-attr]
         "__doc__": doc,
     }
@@ -267,7 +283,7 @@ def elementwise(
         ]
     )
     call.__name__ = call.__qualname__ = name
-    call.__doc__ = document(name, doc, parameters, body["dtypes"], result)
+    call.__doc__ = document(name, doc, parameters, cls.dtypes, result)
     call.__module__ = body["__module__"]
     call.__signature__ = signature  # type: ignore[attr-defined]
     return opdef.function(call) if publish else call
@@ -284,7 +300,7 @@ def document(
     rules = "Elementwise, any shape."
     if size > 1:
         rules = "Operands broadcast like NumPy and promote to one dtype; numbers take the tensors'."
-    names = "every dtype" if len(allowed) == len(dtypes.ALL) else ", ".join(d.name for d in allowed)
+    names = "every dtype" if set(dtypes.ALL) <= set(allowed) else ", ".join(d.name for d in allowed)
     errors = "DTypeError for others" + ", ShapeError for shapes that do not broadcast" * (size > 1)
     arguments = ["x > 0"] * (result == "select") + ["x"] * size
     return f"""{doc}

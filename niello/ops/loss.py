@@ -2,12 +2,15 @@
 
 Every function takes `weights` (None, a number or a tensor that broadcasts to the loss) and
 `reduction`: "none" keeps the loss of each element (or row), "sum" adds them, "mean" divides that
-sum by their number (weights do not change the divisor).
+sum by their number (weights do not change the divisor), "sum_by_nonzero_weights" by the number of
+weights that are not zero (at least 1).
+
+Here are the losses from cross-entropies and differences; loss_margin.py and loss_detection.py have
+the others.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -15,19 +18,26 @@ from typing import Any, ClassVar
 import numpy as np
 
 from niello.core.dtypes import FLOATS, DType
-from niello.core.errors import AttributeValueError
+from niello.core.errors import AttributeValueError, ShapeError
 from niello.core.shapes import broadcast_shapes, normalise_axis
 from niello.core.types import TensorType
 from niello.graph import opdef
 from niello.graph.opdef import Op, Sample, Trait, real, register, sample
 from niello.graph.tensor import Tensor
 from niello.ops.activation import sigmoid, softplus_expr
-from niello.ops.comparison import greater
-from niello.ops.define import check_dtype, elementwise, half_as_float32, operands, unbroadcast
-from niello.ops.select import clamp, select
+from niello.ops.comparison import not_equal
+from niello.ops.define import (
+    cast_to,
+    check_dtype,
+    elementwise,
+    half_as_float32,
+    operands,
+    unbroadcast,
+)
+from niello.ops.select import clamp
 from niello.ops.unary import identity, log, log1p
 
-REDUCTIONS = ("none", "sum", "mean")
+REDUCTIONS = ("none", "sum", "mean", "sum_by_nonzero_weights")
 # PyTorch's bound on the logarithm of a probability of 0, and on the divisor of its gradient.
 LOWEST_LOG = -100.0
 LEAST_VARIANCE = 1e-12
@@ -44,12 +54,44 @@ def check_reduction(asked: str, reduction: Any) -> None:
         )
 
 
-def _finish(loss: Tensor, weights: Any, reduction: str, name: str | None) -> Tensor:
+def finish(loss: Tensor, weights: Any, reduction: str, name: str | None) -> Tensor:
     """Weigh and reduce a loss; the last operation gets the name."""
     weighted = loss if weights is None else loss * weights
     if reduction == "none":
         return weighted if name is None else identity(weighted, name=name)
-    return opdef.functions()[reduction](weighted, name=name)  # type: ignore[no-any-return]
+    call = opdef.functions()
+    if reduction != "sum_by_nonzero_weights":
+        return call[reduction](weighted, name=name)  # type: ignore[no-any-return]
+    if weights is None:
+        return call["mean"](loss, name=name)  # type: ignore[no-any-return]
+    used = cast_to(not_equal(loss * 0.0 + weights, 0.0), loss.dtype)
+    count = clamp(call["sum"](used), low=1.0)
+    return call["divide"](call["sum"](weighted), count, name=name)  # type: ignore[no-any-return]
+
+
+def smoothed(labels: Tensor, smoothing: float, classes: Any, asked: str) -> Tensor:
+    """Labels moved toward 1 / classes: labels * (1 - smoothing) + smoothing / classes."""
+    if not 0 <= smoothing <= 1:
+        raise AttributeValueError(
+            asked, "label_smoothing must lie between 0 and 1", received=smoothing
+        )
+    if smoothing == 0:
+        return labels
+    if classes is None:
+        raise ShapeError(
+            asked,
+            "smoothing of labels needs the number of classes",
+            received=repr(labels.type),
+            advice="Give labels with a known size along the axis",
+        )
+    return labels * (1.0 - smoothing) + smoothing / classes
+
+
+def class_count(labels: Tensor, axis: int, asked: str) -> Any:
+    """The size of `labels` along an axis; None where unknown."""
+    if labels.shape is None:
+        return None
+    return labels.shape[normalise_axis(axis, len(labels.shape), asked)]
 
 
 # --- softmax cross-entropy
@@ -123,6 +165,7 @@ def softmax_cross_entropy(
     labels: Any,
     *,
     axis: int = -1,
+    label_smoothing: float = 0.0,
     reduction: str = "mean",
     weights: Any = None,
     name: str | None = None,
@@ -130,8 +173,9 @@ def softmax_cross_entropy(
     """-sum(labels * log(softmax(logits))) along `axis`, in nats.
 
     `labels` has the shape of `logits`: a distribution along `axis` (one-hot, say), which need not
-    sum to one. The loss has the shape of `logits` without `axis`; `weights` broadcasts to that and
-    `reduction` ("none", "sum", "mean") acts on it. Differentiable in both operands. Raises
+    sum to one; `label_smoothing` s makes it labels * (1 - s) + s / classes. The loss has the shape
+    of `logits` without `axis`; `weights` broadcasts to that and `reduction` acts on it.
+    Differentiable in both operands. Raises
     ShapeError for an axis outside the rank or for labels of another shape.
 
     Example:
@@ -142,12 +186,14 @@ def softmax_cross_entropy(
         (64,)
     """
     check_reduction("softmax_cross_entropy", reduction)
-    x, t = _pair("softmax_cross_entropy", logits, labels)
+    x, t = pair_of("softmax_cross_entropy", logits, labels)
+    classes = class_count(t, axis, "softmax_cross_entropy") if label_smoothing else None
+    t = smoothed(t, label_smoothing, classes, "softmax_cross_entropy")
     loss = x.graph.apply(SoftmaxCrossEntropy(int(axis)), x, t)
-    return _finish(loss, weights, reduction, name)  # type: ignore[arg-type]
+    return finish(loss, weights, reduction, name)  # type: ignore[arg-type]
 
 
-def _pair(asked: str, prediction: Any, target: Any) -> list[Tensor]:
+def pair_of(asked: str, prediction: Any, target: Any) -> list[Tensor]:
     """Prediction and target of one float dtype."""
     pair = operands(asked, prediction, target)
     check_dtype(asked, pair[0].dtype, FLOATS)
@@ -155,7 +201,7 @@ def _pair(asked: str, prediction: Any, target: Any) -> list[Tensor]:
 
 
 # --- losses of single elements
-_PAIRS = (
+PAIRS = (
     sample(real(2, 3), real(2, 3)),
     sample(real(2, 3), real(3)),
     sample(real(0, 3), real(0, 3)),
@@ -167,7 +213,7 @@ _squared_error = elementwise(
     numpy=lambda x, t: np.square(x - t),
     scalar=lambda k, x, t: (x - t) * (x - t),
     grad=lambda g, x, t, y: (g * (x - t) * 2.0, g * (t - x) * 2.0),
-    samples=_PAIRS,
+    samples=PAIRS,
     doc="(prediction - target) squared, broadcast.",
     publish=False,
 )
@@ -191,8 +237,41 @@ def mean_squared_error(
         ()
     """
     check_reduction("mean_squared_error", reduction)
-    loss = _squared_error(*_pair("mean_squared_error", prediction, target))
-    return _finish(loss, weights, reduction, name)
+    loss = _squared_error(*pair_of("mean_squared_error", prediction, target))
+    return finish(loss, weights, reduction, name)
+
+
+@opdef.function
+def categorical_cross_entropy(
+    probability: Any,
+    labels: Any,
+    *,
+    axis: int = -1,
+    label_smoothing: float = 0.0,
+    reduction: str = "mean",
+    weights: Any = None,
+    name: str | None = None,
+) -> Tensor:
+    """-sum(labels * log(probability)) along `axis`, in nats, logarithms held at -100 or above.
+
+    Operands have one shape; `label_smoothing` s makes the labels labels * (1 - s) + s / classes.
+    From logits, `softmax_cross_entropy` is more exact.
+
+    Example:
+        >>> import niello as nl
+        >>> graph = nl.Graph()
+        >>> p, t = graph.placeholder((8, 10)).softmax(), graph.placeholder((8, 10))
+        >>> nl.categorical_cross_entropy(p, t, label_smoothing=0.1, reduction="none").shape
+        (8,)
+    """
+    asked = "categorical_cross_entropy"
+    check_reduction(asked, reduction)
+    p, t = pair_of(asked, probability, labels)
+    t = smoothed(
+        t, label_smoothing, class_count(t, axis, asked) if label_smoothing else None, asked
+    )
+    loss = -opdef.functions()["sum"](t * clamp(log(p), low=LOWEST_LOG), axes=axis)
+    return finish(loss, weights, reduction, name)
 
 
 def _binary(k: Any, p: Any, t: Any) -> Any:
@@ -251,8 +330,8 @@ def binary_cross_entropy(
         ()
     """
     check_reduction("binary_cross_entropy", reduction)
-    loss = _binary_op(*_pair("binary_cross_entropy", probability, target))
-    return _finish(loss, weights, reduction, name)
+    loss = _binary_op(*pair_of("binary_cross_entropy", probability, target))
+    return finish(loss, weights, reduction, name)
 
 
 _sigmoid_op = elementwise(
@@ -278,13 +357,15 @@ def sigmoid_cross_entropy(
     logits: Any,
     target: Any,
     *,
+    label_smoothing: float = 0.0,
     reduction: str = "mean",
     weights: Any = None,
     name: str | None = None,
 ) -> Tensor:
     """Binary cross-entropy of sigmoid(logits), in nats: softplus(x) - x * target.
 
-    Exact for large logits of either sign. `target` lies in [0, 1].
+    Exact for large logits of either sign. `target` lies in [0, 1]; `label_smoothing` s makes it
+    target * (1 - s) + s / 2.
 
     Example:
         >>> import niello as nl
@@ -293,101 +374,6 @@ def sigmoid_cross_entropy(
         ()
     """
     check_reduction("sigmoid_cross_entropy", reduction)
-    loss = _sigmoid_op(*_pair("sigmoid_cross_entropy", logits, target))
-    return _finish(loss, weights, reduction, name)
-
-
-def _huber(k: Any, x: Any, t: Any, delta: float) -> Any:
-    size = k.abs(x - t)
-    inner = k.min(size, delta)
-    # Inside: size**2 / 2. Outside: delta * (size - delta / 2).
-    return inner * (size - inner * 0.5)
-
-
-def _numpy_huber(x: np.ndarray, t: np.ndarray, delta: float) -> Any:
-    size, limit = np.abs(x - t), x.dtype.type(delta)
-    return np.where(size <= limit, size * size / 2, limit * (size - limit / 2))
-
-
-def _huber_grad(g: Tensor, x: Tensor, t: Tensor, y: Tensor, delta: float) -> tuple[Tensor, Tensor]:
-    slope = g * clamp(x - t, -delta, delta)
-    return slope, -slope
-
-
-_huber_op = elementwise(
-    "huber",
-    FLOATS,
-    numpy=_numpy_huber,
-    scalar=_huber,
-    grad=_huber_grad,
-    samples=[*_PAIRS, sample(real(2, 3), real(2, 3), delta=0.3)],
-    attributes={"delta": 1.0},
-    doc="(x - t)**2 / 2 where |x - t| <= delta, else delta * (|x - t| - delta / 2).",
-    publish=False,
-)
-
-
-@opdef.function
-def huber(
-    prediction: Any,
-    target: Any,
-    *,
-    delta: float = 1.0,
-    reduction: str = "mean",
-    weights: Any = None,
-    name: str | None = None,
-) -> Tensor:
-    """d**2 / 2 where |d| <= delta, else delta * (|d| - delta / 2), for d = prediction - target.
-
-    Source: Huber (1964). Raises AttributeValueError unless delta is positive and finite.
-
-    Example:
-        >>> import niello as nl
-        >>> graph = nl.Graph()
-        >>> nl.huber(graph.placeholder((8,)), graph.placeholder((8,)), delta=2.0).shape
-        ()
-    """
-    check_reduction("huber", reduction)
-    if not 0 < delta < math.inf:
-        raise AttributeValueError("huber", "delta must be positive and finite", received=delta)
-    loss = _huber_op(*_pair("huber", prediction, target), float(delta))
-    return _finish(loss, weights, reduction, name)
-
-
-def _hinge_grad(g: Tensor, x: Tensor, t: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    wrong = greater(y, 0.0)
-    return select(wrong, -(g * t), 0.0), select(wrong, -(g * x), 0.0)
-
-
-_hinge_op = elementwise(
-    "hinge",
-    FLOATS,
-    numpy=lambda x, t: np.maximum(1 - x * t, 0),
-    scalar=lambda k, x, t: k.max(1.0 - x * t, 0.0),
-    grad=_hinge_grad,
-    samples=[*_PAIRS, sample(real(4), np.array([1.0, -1.0, -1.0, 1.0]))],
-    doc="max(0, 1 - prediction * target), broadcast.",
-    publish=False,
-)
-
-
-@opdef.function
-def hinge(
-    prediction: Any,
-    target: Any,
-    *,
-    reduction: str = "mean",
-    weights: Any = None,
-    name: str | None = None,
-) -> Tensor:
-    """max(0, 1 - prediction * target), with targets of -1 and 1. The gradient at the corner is 0.
-
-    Example:
-        >>> import niello as nl
-        >>> graph = nl.Graph()
-        >>> nl.hinge(graph.placeholder((8,)), graph.placeholder((8,))).shape
-        ()
-    """
-    check_reduction("hinge", reduction)
-    loss = _hinge_op(*_pair("hinge", prediction, target))
-    return _finish(loss, weights, reduction, name)
+    x, t = pair_of("sigmoid_cross_entropy", logits, target)
+    loss = _sigmoid_op(x, smoothed(t, label_smoothing, 2, "sigmoid_cross_entropy"))
+    return finish(loss, weights, reduction, name)

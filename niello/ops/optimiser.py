@@ -20,23 +20,25 @@ from niello.ops.define import cast_to, check_dtype
 from niello.ops.unary import sqrt, square
 
 
-def _scalar(value: Tensor, number: Any) -> Any:
+def scalar_of(value: Tensor, number: Any) -> Any:
     """A hyper-parameter beside `value`: a number, or a tensor of its dtype."""
     return cast_to(number, value.dtype) if isinstance(number, Tensor) else number
 
 
-def _scalars(asked: str, value: Tensor, *numbers: Any) -> list[Any]:
+def scalars(asked: str, value: Tensor, *numbers: Any) -> list[Any]:
+    """Hyper-parameters beside `value`, which must be of a float dtype."""
     check_dtype(asked, value.dtype, FLOATS)
-    return [_scalar(value, n) for n in numbers]
+    return [scalar_of(value, n) for n in numbers]
 
 
-def _is_zero(number: Any) -> bool:
+def is_zero(number: Any) -> bool:
+    """A number, and zero: what it multiplies can be left out."""
     return isinstance(number, (int, float)) and number == 0
 
 
-def _decayed(value: Tensor, gradient: Tensor, weight_decay: Any) -> Tensor:
+def decayed(value: Tensor, gradient: Tensor, weight_decay: Any) -> Tensor:
     """The gradient of the loss plus weight_decay / 2 times the squared values."""
-    return gradient if _is_zero(weight_decay) else gradient + value * weight_decay
+    return gradient if is_zero(weight_decay) else gradient + value * weight_decay
 
 
 @opdef.plain_function
@@ -49,8 +51,8 @@ def sgd(learning_rate: Any, value: Tensor, gradient: Tensor, *, weight_decay: An
         >>> w = graph.variable([1.0, 2.0])
         >>> step = w.assign(nl.sgd(0.1, w, w * 2.0))
     """
-    rate, decay = _scalars("sgd", value, learning_rate, weight_decay)
-    step: Tensor = _decayed(value, gradient, decay) * rate
+    rate, decay = scalars("sgd", value, learning_rate, weight_decay)
+    step: Tensor = decayed(value, gradient, decay) * rate
     return value - step
 
 
@@ -76,14 +78,14 @@ def momentum(
         >>> w, v = graph.variable([1.0, 2.0]), graph.variable([0.0, 0.0])
         >>> value, velocity = nl.momentum(0.1, 0.9, w, v, w * 2.0, nesterov=True)
     """
-    rate, factor, decay = _scalars("momentum", value, learning_rate, mu, weight_decay)
-    slope = _decayed(value, gradient, decay)
+    rate, factor, decay = scalars("momentum", value, learning_rate, mu, weight_decay)
+    slope = decayed(value, gradient, decay)
     new = velocity * factor + slope
     along = slope + new * factor if nesterov else new
     return value - along * rate, new
 
 
-def _moments(
+def moments(
     beta1: Any, beta2: Any, m: Tensor, v: Tensor, gradient: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Running means of the gradient and of its square."""
@@ -108,12 +110,12 @@ def _adam_step(
     decay: Any,
     decoupled: bool,
 ) -> tuple[Tensor, ...]:
-    rate, b1, b2, eps, decay = _scalars(asked, value, learning_rate, beta1, beta2, epsilon, decay)
-    slope = gradient if decoupled else _decayed(value, gradient, decay)
-    start = value if not decoupled or _is_zero(decay) else value * (1.0 - decay * rate)
-    new_m, new_v = _moments(b1, b2, m, v, slope)
+    rate, b1, b2, eps, decay = scalars(asked, value, learning_rate, beta1, beta2, epsilon, decay)
+    slope = gradient if decoupled else decayed(value, gradient, decay)
+    start = value if not decoupled or is_zero(decay) else value * (1.0 - decay * rate)
+    new_m, new_v = moments(b1, b2, m, v, slope)
     largest = None if vmax is None else maximum(vmax, new_v)
-    count = _scalar(value, step)
+    count = scalar_of(value, step)
     if isinstance(count, Tensor):
         first, second = 1.0 - power(b1, count), sqrt(1.0 - power(b2, count))
     else:
@@ -217,10 +219,10 @@ def rmsprop(
         >>> w, s = graph.variable([1.0, 2.0]), graph.variable([0.0, 0.0])
         >>> new, new_s = nl.rmsprop(1e-2, 0.99, 1e-8, w, s, w * 2.0)
     """
-    rate, keep, eps, factor, shrink = _scalars(
+    rate, keep, eps, factor, shrink = scalars(
         "rmsprop", value, learning_rate, decay, epsilon, mu, weight_decay
     )
-    slope = _decayed(value, gradient, shrink)
+    slope = decayed(value, gradient, shrink)
     new_square = spread = mean_square * keep + square(slope) * (1.0 - keep)
     extra: tuple[Tensor, ...] = ()
     if mean is not None:

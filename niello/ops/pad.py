@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -12,14 +13,25 @@ from niello.core.dtypes import ALL, DType
 from niello.core.errors import AttributeValueError, ShapeError
 from niello.core.shapes import Dim, show
 from niello.core.types import TensorType
-from niello.graph.opdef import Sample, function, real, register, sample
+from niello.graph.opdef import Planes, Sample, function, real, register, sample
 from niello.graph.tensor import Tensor
 from niello.kernel.build import Builder, Index, Value
 from niello.kernel.ir import Expr
+from niello.ops.coordinate import full_like
+from niello.ops.define import check_dtype
 from niello.ops.movement import Movement, apply, integers, known_axis, tensor_of
 from niello.ops.slice import place_like, window
 
 MODES = ("constant", "reflect", "symmetric", "edge", "wrap")
+# Names of other libraries, and "antiperiodic", which wraps around with the sign changed.
+ALIASES = {
+    "zero": "constant",
+    "replicate": "edge",
+    "clamp": "edge",
+    "circular": "wrap",
+    "periodic": "wrap",
+}
+ANTIPERIODIC = "antiperiodic"
 
 
 def _map(k: Builder, mode: str, i: Expr, size: int) -> Expr:
@@ -124,6 +136,10 @@ class Pad(Movement):
         skip = 1 if self.mode == "reflect" else 0
         return (skip, width + skip) if first else (-width - skip, -skip or None)
 
+    def planes(self, z: Planes) -> Planes:
+        without = dataclasses.replace(self, value=0.0)
+        return Planes(apply(self, z.real), apply(without, z.imaginary))
+
     def canonical(self, *inputs: Tensor) -> Tensor | None:
         return None if any(self.before) or any(self.after) else inputs[0]
 
@@ -219,6 +235,22 @@ def _pairs(x: Tensor, padding: Any, axes: Any) -> tuple[tuple[int, ...], tuple[i
     return tuple(b for b, _ in both), tuple(a for _, a in both)
 
 
+def _antiperiodic(
+    x: Tensor, before: tuple[int, ...], after: tuple[int, ...], name: str | None
+) -> Tensor:
+    """Wrapped, with the sign changed as often as a position leaves the tensor along an axis."""
+    check_dtype("pad", x.dtype, tuple(d for d in ALL if d.is_signed))
+    signs = x.graph.constant(1, x.dtype).broadcast_like(x)
+    for axis in range(len(before)):
+        widths = [(0, 0)] * len(before)
+        widths[axis] = (before[axis], after[axis])
+        if any(widths[axis]):
+            inside = pad(full_like(signs, 1), widths, value=-1)
+            signs = pad(signs, widths, mode="wrap") * inside
+    wrapped = apply(Pad(before, after, "wrap", 0 if x.dtype.is_integer else 0.0), x)
+    return wrapped.multiply(signs, name=name)  # type: ignore[no-any-return]
+
+
 @function
 def pad(
     x: Tensor,
@@ -233,8 +265,10 @@ def pad(
 
     `padding` holds one (before, after) pair for each axis (or for each of `axes`), or one pair or
     number for all. `mode` is "constant" (filled with `value`), "reflect" (mirrored, without the
-    edge element), "symmetric" (mirrored, with it), "edge" (the last element repeated) or "wrap"
-    (the other end continues). Mirrored and wrapped parts must fit into the axis.
+    edge element), "symmetric" (mirrored, with it), "edge" (the last element repeated; also
+    "replicate"), "wrap" (the other end continues; also "circular" and "periodic") or
+    "antiperiodic" (the same, negated along each axis). Mirrored and wrapped parts must fit into
+    the axis.
 
     Raises ShapeError for parts that do not, AttributeValueError for an unknown mode or a negative
     width. As NumPy's pad.
@@ -244,12 +278,13 @@ def pad(
         >>> nl.pad(nl.Graph().placeholder((None, 3)), [(0, 0), (1, 1)], mode="reflect").shape
         (None, 5)
     """
-    if mode not in MODES:
+    mode = ALIASES.get(mode, mode)
+    if mode not in (*MODES, ANTIPERIODIC):
         raise AttributeValueError(
             "pad",
             "there is no such mode",
             received=repr(mode),
-            advice=f"Use one of {', '.join(MODES)}",
+            advice=f"Use one of {', '.join((*MODES, ANTIPERIODIC, *ALIASES))}",
         )
     before, after = _pairs(tensor_of("pad", x), padding, axes)
     if any(w < 0 for w in (*before, *after)):
@@ -259,5 +294,7 @@ def pad(
             received=repr(padding),
             advice="Use slice to cut elements off",
         )
+    if mode == ANTIPERIODIC:
+        return _antiperiodic(x, before, after, name)
     fill: Any = value if x.dtype.is_float else int(value)
     return apply(Pad(before, after, mode, fill), x, name=name)

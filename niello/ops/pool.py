@@ -1,136 +1,65 @@
-"""Pooling over windows: maximum and average, their gradients, and global pooling."""
+"""Maximum pooling: the values, where they came from, and gradients by either.
+
+max_pool           values
+max_pool_indices   positions of the first maxima, in one of INDEX_MODES
+max_pool_gradient  each window's gradient goes to its first maximum, found again
+place_at_indices   each window's value goes to the position that an index names
+pick_at_indices    the transpose of that: from each window the element that an index names
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
 
-from niello.core.dtypes import FLOATS, NUMBERS, DType, compute_dtype, int64
-from niello.core.errors import ShapeError
-from niello.core.shapes import show
+from niello.core import dtypes
+from niello.core.dtypes import FLOATS, NUMBERS, DType, int64
+from niello.core.shapes import Shape
 from niello.core.types import TensorType
-from niello.graph.opdef import Op, Sample, Trait, distinct, real, record, register, sample
-from niello.graph.tensor import Tensor
-from niello.kernel import ir
-from niello.kernel.build import Builder, Index, Value, ravel
-from niello.kernel.ir import Expr
-from niello.ops.define import check_dtype, half_as_float32
-from niello.ops.window import (
-    Layout,
-    Window,
-    inside,
-    visit_windows,
+from niello.graph.opdef import (
+    Op,
+    Sample,
+    Trait,
+    distinct,
+    not_differentiable,
+    real,
+    register,
+    sample,
 )
+from niello.graph.tensor import Tensor
+from niello.kernel.build import Builder, Index, Value, ravel, unravel
+from niello.kernel.ir import Expr
+from niello.ops.define import check_dtype
+from niello.ops.pool_windows import Exprs, PoolSettings, Sizes, sample_settings
+
+Gradients = tuple[Tensor | None, ...]
+Tensors = tuple[Tensor, ...]
+INDEX_DTYPES = (dtypes.int32, dtypes.int64)
 
 
-@record
-@dataclass(frozen=True)
-class PoolSettings:
-    """Kernel sizes, window and layout of a pooling."""
-
-    kernel: tuple[int, ...]
-    window: Window
-    data: Layout
-
-    def output(self, asked: str, x: TensorType) -> TensorType:
-        if x.shape is None:
-            return TensorType(None, x.dtype)
-        if len(x.shape) != len(self.data.letters):
-            raise ShapeError(
-                asked,
-                f"the input must have {len(self.data.letters)} dimensions ({self.data.letters})",
-                received=show(x.shape),
-            )
-        batch, channel, sizes = self.data.pick(x.shape)
-        found = self.window.output(asked, sizes, self.kernel)
-        return TensorType(self.data.build(batch, channel, found), x.dtype)
-
-    def padded(self, x: np.ndarray, fill: Any, outputs: tuple[int, ...]) -> np.ndarray:
-        """The input in channel-last order, padded so that every window fits."""
-        moved = np.moveaxis(
-            x, (self.data.batch, *self.data.spatial, self.data.channel), range(x.ndim)
-        )
-        sizes = moved.shape[1:-1]
-        pads = []
-        for size, (low, high), k, s, d, out in zip(
-            sizes,
-            self.window.amounts(sizes, self.kernel),
-            self.kernel,
-            self.window.strides,
-            self.window.dilations,
-            outputs,
-            strict=True,
-        ):
-            reach = (out - 1) * s + (k - 1) * d + 1 - size - low if out else 0
-            pads.append((low, max(high, reach)))
-        return np.pad(moved, ((0, 0), *pads, (0, 0)), constant_values=fill)
-
-    def restore(self, x: np.ndarray) -> np.ndarray:
-        """From channel-last order back to the layout."""
-        return np.moveaxis(
-            x, range(x.ndim), (self.data.batch, *self.data.spatial, self.data.channel)
-        )
-
-    def stacked(self, asked: str, x: np.ndarray, fill: Any) -> np.ndarray:
-        """[kernel elements, N, out..., C]: what each window reads."""
-        out_shape = self.output(asked, TensorType(x.shape, x.dtype)).static_shape
-        outputs = self.data.pick(out_shape)[2]
-        padded = self.padded(x, fill, outputs)
-        parts: list[np.ndarray] = []
-        axes = tuple(range(1, x.ndim - 1))
-        visit_windows(
-            padded, self.window, self.kernel, outputs, axes, lambda _, s: parts.append(padded[s])
-        )
-        return np.stack(parts)
-
-
-class PoolOp(Op):
-    """What pooling ops have in common; not an op itself."""
-
-    settings: PoolSettings
-
-    def _element(
-        self,
-        k: Builder,
-        x: Value,
-        batch: Expr,
-        channel: Expr,
-        position: tuple[Expr, ...],
-        offset: tuple[Expr, ...],
-        fill: Any,
-    ) -> Expr:
-        """What the window at `position` reads at kernel `offset`, `fill` in the padding."""
-        s = self.settings
-        _, _, sizes = s.data.pick(x.shape)
-        before = s.window.before(sizes, s.kernel)
-        source = s.window.source(position, offset, before)
-        return k.guarded(
-            inside(k, source, sizes), lambda: x(*s.data.build(batch, channel, source)), fill
-        )
-
-    def _winner(
-        self, k: Builder, x: Value, batch: Expr, channel: Expr, position: tuple[Expr, ...]
-    ) -> Expr:
-        """Row-major offset in the window of its first maximum."""
-        low = _lowest(x.dtype)
-        return k.arg_reduce(
-            "max",
-            self.settings.kernel,
-            lambda *r: self._element(k, x, batch, channel, position, r, low),
-        )
-
-
-def _lowest(dtype: DType) -> Any:
+def lowest(dtype: DType) -> Any:
+    """What padding holds for a maximum."""
     return -math.inf if dtype.is_float else dtype.min
+
+
+def winner(k: Builder, s: PoolSettings, x: Value, index: Index) -> Exprs:
+    """Offset in the window at `index` of its first maximum that lies in the input."""
+    sizes = s.pick(x.shape)
+    extents = s.windows.extents(sizes)
+    found = k.arg_reduce("max", extents, lambda *r: s.element(k, x, index, r, lowest(x.dtype)))
+    offset = unravel(found, extents)
+    # Padding is first only where all that the window reads is as low as padding.
+    first = s.windows.first(k, s.pick(index), sizes)
+    return tuple(r if f is None else k.max(r, f) for r, f in zip(offset, first, strict=True))
 
 
 @register
 @dataclass(frozen=True)
-class MaxPool(PoolOp):
+class MaxPool(Op):
     """Maximum of each window."""
 
     settings: PoolSettings
@@ -138,8 +67,7 @@ class MaxPool(PoolOp):
     traits: ClassVar[Trait] = Trait.WINDOW
     dtypes: ClassVar[tuple[DType, ...]] = NUMBERS
     doc: ClassVar[str] = (
-        "Maximum over sliding windows of the spatial axes; padding never wins, NaN does "
-        "(ONNX MaxPool)."
+        "Maximum over windows of some axes; padding never wins, NaN does (ONNX MaxPool)."
     )
 
     def infer(self, x: TensorType) -> TensorType:
@@ -148,28 +76,22 @@ class MaxPool(PoolOp):
 
     def reference(self, x: np.ndarray) -> np.ndarray:
         low = -np.inf if x.dtype.kind not in "iu" else np.iinfo(x.dtype).min
-        found = self.settings.stacked(self.name, x, low).max(axis=0)
-        return self.settings.restore(found).astype(x.dtype, copy=False)
+        return self.settings.stacked(x, low).max(axis=0).astype(x.dtype, copy=False)
 
     def grad(
-        self,
-        gradients: tuple[Tensor | None, ...],
-        inputs: tuple[Tensor, ...],
-        outputs: tuple[Tensor, ...],
+        self, gradients: Gradients, inputs: Tensors, outputs: Tensors
     ) -> Sequence[Tensor | None]:
-        g, x = gradients[0], inputs[0]
+        g, x, s = gradients[0], inputs[0], self.settings
         assert g is not None
-        return (x.graph.apply(MaxPoolGradient(self.settings), g, x),)  # type: ignore[return-value]
+        if s.windows.apart():
+            return (x.graph.apply(MaxPoolGradient(s), g, x),)  # type: ignore[return-value]
+        # Where windows overlap, each winner is found once and not for every element of a window.
+        at: Any = x.graph.apply(MaxPoolIndices(s, "spatial"), x)
+        return (x.graph.apply(PlaceAtIndices(s, "spatial"), g, at, x),)  # type: ignore[return-value]
 
     def lower(self, k: Builder, output: int, index: Index, *inputs: Value) -> Expr:
         (x,) = inputs
-        batch, channel, position = self.settings.data.pick(index)
-        low = _lowest(x.dtype)
-        return k.reduce(
-            "max",
-            self.settings.kernel,
-            lambda *r: self._element(k, x, batch, channel, position, r, low),
-        )
+        return self.settings.over_window(k, "max", x, index, lowest(x.dtype))
 
     @classmethod
     def samples(cls) -> Sequence[Sample]:
@@ -178,7 +100,77 @@ class MaxPool(PoolOp):
 
 @register
 @dataclass(frozen=True)
-class MaxPoolGradient(PoolOp):
+class MaxPoolIndices(Op):
+    """Where the maximum of each window is."""
+
+    settings: PoolSettings
+    mode: str
+    dtype: DType = dtypes.int32
+    name: ClassVar[str] = "max_pool_indices"
+    traits: ClassVar[Trait] = Trait.WINDOW
+    dtypes: ClassVar[tuple[DType, ...]] = NUMBERS
+    doc: ClassVar[str] = (
+        "Flat index of the first maximum of each window: in the tensor, in its innermost axes, in "
+        "the pooled axes, or in the window; -1 for a window of padding only (ONNX MaxPool)."
+    )
+    grad = not_differentiable("it gives positions")
+
+    def infer(self, x: TensorType) -> TensorType:
+        check_dtype(self.name, x.dtype, self.dtypes)
+        return TensorType(self.settings.output(self.name, x).shape, self.dtype)
+
+    def reference(self, x: np.ndarray) -> np.ndarray:
+        spots = self.settings.positions(self.mode, x.shape)
+        found = np.take_along_axis(spots, self.settings.winners(x)[None], 0)[0]
+        holds = (self.settings.sources(x.shape) >= 0).any(axis=0)
+        return np.where(holds, found, -1).astype(self.dtype.numpy)
+
+    def lower(self, k: Builder, output: int, index: Index, *inputs: Value) -> Expr:
+        (x,) = inputs
+        s = self.settings
+        offset = winner(k, s, x, index)
+        sizes = s.pick(x.shape)
+        there, source = s.windows.read(k, s.pick(index), offset, sizes)
+        extents = s.windows.extents(sizes)
+        there = k.all_of(there, *(r < n for r, n in zip(offset, extents, strict=True)))
+        found = s.position(self.mode, x.shape, index, offset, source)
+        return k.cast(k.where(there, found, -1), self.dtype)
+
+    @classmethod
+    def samples(cls) -> Sequence[Sample]:
+        modes = ("spatial", "local_2d", "global_1d", "global_3d", "tensor", "local_4d")
+        found = []
+        for i, (x, s) in enumerate(sample_settings()):
+            for mode in (modes[i % 6], modes[(i + 3) % 6]):
+                found.append(sample(distinct(*x), settings=s, mode=mode))
+        bottom = np.full((1, 2, 5, 6), -np.inf)
+        bottom[0, 0, 3, 3] = 1.0
+        padded = sample_settings()[2][1]
+        found.append(sample(bottom, settings=padded, mode="spatial", dtype=dtypes.int64))
+        return found
+
+
+def routed(
+    k: Builder,
+    s: PoolSettings,
+    index: Index,
+    sizes: Sizes,
+    outputs: Sizes,
+    share: Callable[[Exprs, Index], Expr],
+) -> Expr:
+    """The sum over all windows that read the element `index` of share(offset in it, window)."""
+    place = s.pick(index)
+
+    def part(*r: Expr) -> Expr:
+        there, window, offset = s.windows.covering(k, place, r, sizes, outputs)
+        return k.guarded(there, lambda: share(offset, s.place(index, window)), 0)
+
+    return k.reduce("add", s.windows.cover_extents(sizes, outputs), part)
+
+
+@register
+@dataclass(frozen=True)
+class MaxPoolGradient(Op):
     """Routes each window's gradient to its first maximum. Inputs: gradient, pooled tensor."""
 
     settings: PoolSettings
@@ -196,64 +188,30 @@ class MaxPoolGradient(PoolOp):
 
     def reference(self, g: np.ndarray, x: np.ndarray) -> np.ndarray:
         s = self.settings
-        winners = s.stacked("max_pool", x, -np.inf).argmax(axis=0)
-        sizes = s.data.pick(x.shape)[2]
-        outputs = s.data.pick(g.shape)[2]
-        order = (s.data.batch, *s.data.spatial, s.data.channel)
-        moved = np.moveaxis(g, order, range(g.ndim)).astype(np.float64)
-        padded = np.zeros_like(s.padded(x, 0, outputs), dtype=np.float64)
-        kernel = s.kernel
-
-        def visit(offset: tuple[int, ...], slices: tuple[slice, ...]) -> None:
-            number = int(np.ravel_multi_index(offset, kernel))
-            padded[slices] += np.where(winners == number, moved, 0)
-
-        visit_windows(padded, s.window, kernel, outputs, tuple(range(1, x.ndim - 1)), visit)
-        before = s.window.before(sizes, kernel)
-        crop = tuple(slice(p, p + n) for p, n in zip(before, sizes, strict=True))
-        return s.restore(padded[(slice(None), *crop)]).astype(g.dtype)
+        numbers = np.arange(math.prod(s.windows.extents(s.pick(x.shape))))
+        mine = s.winners(x)[None] == numbers.reshape(-1, *(1,) * x.ndim)
+        return s.scattered(np.where(mine, g.astype(np.float64), 0.0), x.shape).astype(g.dtype)
 
     def grad(
-        self,
-        gradients: tuple[Tensor | None, ...],
-        inputs: tuple[Tensor, ...],
-        outputs: tuple[Tensor, ...],
+        self, gradients: Gradients, inputs: Tensors, outputs: Tensors
     ) -> Sequence[Tensor | None]:
         h, x = gradients[0], inputs[1]
         assert h is not None
         # Linear in the gradient: its transpose picks, for each window, the winner's element.
-        return (x.graph.apply(PickMaximum(self.settings), h, x), None)  # type: ignore[return-value]
+        at: Any = x.graph.apply(MaxPoolIndices(self.settings, "spatial"), x)
+        return (h.graph.apply(PickAtIndices(self.settings, "spatial"), h, at), None)  # type: ignore[return-value]
 
     def lower(self, k: Builder, output: int, index: Index, *inputs: Value) -> Expr:
         g, x = inputs
         s = self.settings
-        batch, channel, position = s.data.pick(index)
-        _, _, sizes = s.data.pick(x.shape)
-        _, _, outputs = s.data.pick(g.shape)
-        before = s.window.before(sizes, s.kernel)
+        sizes = s.pick(x.shape)
+        extents = s.windows.extents(sizes)
 
-        def share(offset: tuple[Expr, ...], there: Expr, window: tuple[Expr, ...]) -> Expr:
-            def won() -> Expr:
-                winner = self._winner(k, x, batch, channel, window)
-                mine = winner.eq(ravel(offset, s.kernel))
-                return k.where(mine, g(*s.data.build(batch, channel, window)), 0)
+        def share(offset: Exprs, window: Index) -> Expr:
+            chosen = ravel(winner(k, s, x, window), extents)
+            return k.where(chosen.eq(ravel(offset, extents)), g(*window), 0)
 
-            return k.guarded(there, won, 0)
-
-        plain = zip(s.kernel, s.window.strides, s.window.dilations, strict=True)
-        if all(n <= step and d == 1 for n, step, d in plain):
-            # Windows do not overlap: at most one reads this element.
-            starts = [i + p for i, p in zip(position, before, strict=True)]
-            window = tuple(i // step for i, step in zip(starts, s.window.strides, strict=True))
-            offset = tuple(i % step for i, step in zip(starts, s.window.strides, strict=True))
-            tests = [w < n for w, n in zip(window, outputs, strict=True)]
-            tests += [o < n for o, n in zip(offset, s.kernel, strict=True)]
-            return share(offset, k.all_of(*tests), window)
-        return k.reduce(
-            "add",
-            s.kernel,
-            lambda *r: share(r, *s.window.covering(k, position, r, before, outputs)),
-        )
+        return routed(k, s, index, sizes, s.pick(g.shape), share)
 
     @classmethod
     def samples(cls) -> Sequence[Sample]:
@@ -264,245 +222,154 @@ class MaxPoolGradient(PoolOp):
         return found
 
 
-@register
-@dataclass(frozen=True)
-class PickMaximum(PoolOp):
-    """From each window, the element of the first input where the second has its first maximum."""
+def _indices_of(s: PoolSettings, x: Sizes, mode: str, seed: int) -> np.ndarray:
+    """Sample indices: those of random values."""
+    values = np.random.default_rng(seed).standard_normal(x)
+    return MaxPoolIndices(s, mode).reference(values)
+
+
+class IndexedPool(Op):
+    """What the two ops that follow indices have in common; not an op itself."""
 
     settings: PoolSettings
-    name: ClassVar[str] = "pick_maximum"
-    traits: ClassVar[Trait] = Trait.WINDOW
-    dtypes: ClassVar[tuple[DType, ...]] = FLOATS
-    doc: ClassVar[str] = (
-        "From each window, the element of the first tensor at the place of the second's maximum."
-    )
+    mode: str
 
-    def infer(self, h: TensorType, x: TensorType) -> TensorType:
-        check_dtype(self.name, h.dtype, self.dtypes)
-        return self.settings.output(self.name, TensorType(x.shape, h.dtype))
+    def _named(self, index: Index, offset: Exprs, source: Exprs, shape: Sizes) -> Expr:
+        return self.settings.position(self.mode, shape, index, offset, source)
 
-    def reference(self, h: np.ndarray, x: np.ndarray) -> np.ndarray:
-        s = self.settings
-        winners = s.stacked("max_pool", x, -np.inf).argmax(axis=0)
-        found = np.take_along_axis(s.stacked("max_pool", h, 0), winners[None], 0)[0]
-        return s.restore(found).astype(h.dtype, copy=False)
-
-    def grad(
-        self,
-        gradients: tuple[Tensor | None, ...],
-        inputs: tuple[Tensor, ...],
-        outputs: tuple[Tensor, ...],
-    ) -> Sequence[Tensor | None]:
-        g, x = gradients[0], inputs[1]
-        assert g is not None
-        return (x.graph.apply(MaxPoolGradient(self.settings), g, x), None)  # type: ignore[return-value]
-
-    def lower(self, k: Builder, output: int, index: Index, *inputs: Value) -> Expr:
-        h, x = inputs
-        batch, channel, position = self.settings.data.pick(index)
-        winner = self._winner(k, x, batch, channel, position)
-
-        def chosen(*r: Expr) -> Expr:
-            mine = winner.eq(ravel(r, self.settings.kernel))
-            value = self._element(k, h, batch, channel, position, r, 0)
-            return k.where(mine, value, 0)
-
-        return k.reduce("add", self.settings.kernel, chosen)
-
-    @classmethod
-    def samples(cls) -> Sequence[Sample]:
-        return [sample(real(*x), distinct(*x), settings=s) for x, s in sample_settings()]
+    def _check(self, values: TensorType, at: TensorType) -> None:
+        check_dtype(self.name, values.dtype, FLOATS)
+        check_dtype(self.name, at.dtype, INDEX_DTYPES)
 
 
 @register
 @dataclass(frozen=True)
-class AveragePool(PoolOp):
-    """Mean of each window."""
+class PlaceAtIndices(IndexedPool):
+    """Inputs: values, indices and, unless `sizes` gives the pooled axes, a tensor of the result's
+    shape."""
 
     settings: PoolSettings
-    include_padding: bool
-    name: ClassVar[str] = "average_pool"
-    traits: ClassVar[Trait] = Trait.WINDOW
-    dtypes: ClassVar[tuple[DType, ...]] = FLOATS
-    doc: ClassVar[str] = (
-        "Mean over sliding windows of the spatial axes; padding counts as zeros or not at all "
-        "(ONNX AveragePool)."
-    )
-
-    def infer(self, x: TensorType) -> TensorType:
-        check_dtype(self.name, x.dtype, self.dtypes)
-        return self.settings.output(self.name, x)
-
-    def reference(self, x: np.ndarray) -> np.ndarray:
-        def mean(x: np.ndarray) -> np.ndarray:
-            total = self.settings.stacked(self.name, x, 0).sum(axis=0)
-            return self.settings.restore(total / self._counts_of(x))
-
-        return np.asarray(half_as_float32(mean, (x,))).astype(x.dtype, copy=False)
-
-    def _counts_of(self, x: np.ndarray) -> np.ndarray:
-        """How many elements each window averages over; 1 for a window that holds none."""
-        s = self.settings
-        if not self.include_padding:
-            return np.maximum(s.stacked(self.name, np.ones_like(x), 0).sum(axis=0), 1)
-        # Declared padding counts, what ceil mode reads beyond it does not.
-        sizes = s.data.pick(x.shape)[2]
-        pads = s.window.amounts(sizes, s.kernel)
-        widths = s.data.build((0, 0), (0, 0), pads)
-        ones = np.ones_like(np.pad(x, widths))
-        bare = replace(s, window=replace(s.window, padding=((0, 0),) * len(sizes)))
-        return bare.stacked(self.name, ones, 0).sum(axis=0)
-
-    def count(self, position: tuple[Expr, ...], sizes: tuple[int, ...]) -> Expr | int:
-        """Number of elements a window averages over, per axis and multiplied."""
-        s = self.settings
-        total: Expr | int = 1
-        for o, size, n, step, d, (low, high) in zip(
-            position,
-            sizes,
-            s.kernel,
-            s.window.strides,
-            s.window.dilations,
-            s.window.amounts(sizes, s.kernel),
-            strict=True,
-        ):
-            first = o * step - low
-            bottom, top = (-low, size + high) if self.include_padding else (0, size)
-            count: Expr | int = ir.const(0, int64)
-            for r in range(n):
-                spot = first + r * d
-                ok = ir.fn("and", ir.fn("le", bottom, spot), spot < top)
-                count = count + ir.cast(ok, int64)
-            total = count * total
-        return total
-
-    def scale(
-        self, k: Builder, position: tuple[Expr, ...], sizes: tuple[int, ...], dtype: DType
-    ) -> Expr:
-        """The number of elements of a window as a number of the compute dtype."""
-        found = self.count(position, sizes)
-        if isinstance(found, int):
-            return k.const(max(found, 1), compute_dtype(dtype))
-        return k.cast(k.max(found, 1), compute_dtype(dtype))
-
-    def grad(
-        self,
-        gradients: tuple[Tensor | None, ...],
-        inputs: tuple[Tensor, ...],
-        outputs: tuple[Tensor, ...],
-    ) -> Sequence[Tensor | None]:
-        g, x = gradients[0], inputs[0]
-        assert g is not None
-        op = AveragePoolGradient(self.settings, self.include_padding)
-        return (x.graph.apply(op, g, x),)  # type: ignore[return-value]
-
-    def lower(self, k: Builder, output: int, index: Index, *inputs: Value) -> Expr:
-        (x,) = inputs
-        batch, channel, position = self.settings.data.pick(index)
-        sizes = self.settings.data.pick(x.shape)[2]
-        total = k.reduce(
-            "add",
-            self.settings.kernel,
-            lambda *r: self._element(k, x, batch, channel, position, r, 0),
-        )
-        return total / self.scale(k, position, sizes, x.dtype)
-
-    @classmethod
-    def samples(cls) -> Sequence[Sample]:
-        return [
-            sample(real(*x), settings=s, include_padding=flag)
-            for x, s in sample_settings()
-            for flag in (False, True)
-        ]
-
-
-@register
-@dataclass(frozen=True)
-class AveragePoolGradient(PoolOp):
-    """Spreads each window's gradient over its elements. The second input gives the shape."""
-
-    settings: PoolSettings
-    include_padding: bool
-    name: ClassVar[str] = "average_pool_gradient"
+    mode: str
+    sizes: Sizes | None = None
+    name: ClassVar[str] = "place_at_indices"
     traits: ClassVar[Trait] = Trait.WINDOW | Trait.SHAPE_ONLY
     dtypes: ClassVar[tuple[DType, ...]] = FLOATS
-    doc: ClassVar[str] = "Gradient of average pooling: each element receives its windows' shares."
+    doc: ClassVar[str] = (
+        "Gradient of max pooling by its indices: adds each window's value at the place in the "
+        "window that its index names, in zeros."
+    )
 
-    def _forward(self) -> AveragePool:
-        return AveragePool(self.settings, self.include_padding)
+    def infer(self, g: TensorType, at: TensorType, *like: TensorType) -> TensorType:
+        self._check(g, at)
+        if like:
+            return TensorType(like[0].shape, g.dtype)
+        if g.shape is None or self.sizes is None:
+            return TensorType(None, g.dtype)
+        shape: Shape = self.settings.place(g.shape, self.sizes)
+        self.settings.output(self.name, TensorType(shape, g.dtype))
+        return TensorType(shape, g.dtype)
 
-    def infer(self, g: TensorType, x: TensorType) -> TensorType:
-        check_dtype(self.name, g.dtype, self.dtypes)
-        return TensorType(x.shape, g.dtype)
+    def _shape(self, g: Sizes, like: Sequence[Any]) -> Sizes:
+        if like:
+            return tuple(like[0].shape)
+        assert self.sizes is not None
+        return self.settings.place(g, self.sizes)
 
-    def reference(self, g: np.ndarray, x: np.ndarray) -> np.ndarray:
-        return np.asarray(half_as_float32(self._reference, (g, x))).astype(g.dtype, copy=False)
-
-    def _reference(self, g: np.ndarray, x: np.ndarray) -> np.ndarray:
+    def reference(self, g: np.ndarray, at: np.ndarray, *like: np.ndarray) -> np.ndarray:
+        shape = self._shape(g.shape, like)
         s = self.settings
-        sizes, outputs = s.data.pick(x.shape)[2], s.data.pick(g.shape)[2]
-        order = (s.data.batch, *s.data.spatial, s.data.channel)
-        share = np.moveaxis(g, order, range(g.ndim)) / self._forward()._counts_of(x)
-        padded = np.zeros_like(s.padded(x, 0, outputs), dtype=share.dtype)
-
-        def visit(_: tuple[int, ...], slices: tuple[slice, ...]) -> None:
-            padded[slices] += share
-
-        visit_windows(padded, s.window, s.kernel, outputs, tuple(range(1, x.ndim - 1)), visit)
-        before = s.window.before(sizes, s.kernel)
-        crop = tuple(slice(p, p + n) for p, n in zip(before, sizes, strict=True))
-        return s.restore(padded[(slice(None), *crop)])
+        mine = (s.positions(self.mode, shape) == at[None]) & (s.sources(shape) >= 0)
+        return s.scattered(np.where(mine, g.astype(np.float64), 0.0), shape).astype(g.dtype)
 
     def grad(
-        self,
-        gradients: tuple[Tensor | None, ...],
-        inputs: tuple[Tensor, ...],
-        outputs: tuple[Tensor, ...],
+        self, gradients: Gradients, inputs: Tensors, outputs: Tensors
     ) -> Sequence[Tensor | None]:
-        h = gradients[0]
+        h, at = gradients[0], inputs[1]
         assert h is not None
-        return (h.graph.apply(self._forward(), h), None)  # type: ignore[return-value]
+        picked: Any = h.graph.apply(PickAtIndices(self.settings, self.mode), h, at)
+        return (picked, *(None for _ in inputs[1:]))
+
+    def canonical(self, *inputs: Tensor) -> Tensor | None:
+        if len(inputs) < 3:
+            return None
+        sizes = self.settings.pick(inputs[2].type.static_shape)
+        return inputs[0].graph.apply(replace(self, sizes=sizes), *inputs[:2])  # type: ignore[return-value]
 
     def lower(self, k: Builder, output: int, index: Index, *inputs: Value) -> Expr:
-        g, x = inputs
+        g, at = inputs[:2]
         s = self.settings
-        batch, channel, position = s.data.pick(index)
-        _, _, sizes = s.data.pick(x.shape)
-        _, _, outputs = s.data.pick(g.shape)
-        before = s.window.before(sizes, s.kernel)
+        shape = self._shape(g.shape, inputs[2:])
 
-        def share(*r: Expr) -> Expr:
-            there, window = s.window.covering(k, position, r, before, outputs)
+        def share(offset: Exprs, window: Index) -> Expr:
+            named = self._named(index, offset, s.pick(index), shape)
+            return k.where(k.cast(at(*window), int64).eq(named), g(*window), 0)
 
-            def part() -> Expr:
-                count = self._forward().scale(k, window, sizes, g.dtype)
-                return g(*s.data.build(batch, channel, window)) / count
-
-            return k.guarded(there, part, 0)
-
-        return k.reduce("add", s.kernel, share)
+        return routed(k, s, index, s.pick(shape), s.pick(g.shape), share)
 
     @classmethod
     def samples(cls) -> Sequence[Sample]:
         found = []
-        for x, s in sample_settings():
-            out = s.output(cls.name, TensorType(x)).static_shape
-            for flag in (False, True):
-                found.append(sample(real(*out), real(*x), settings=s, include_padding=flag))
+        modes = ("spatial", "local_3d", "tensor", "local_1d", "global_2d", "local_4d")
+        for i, (x, s) in enumerate(sample_settings()):
+            mode = modes[i % 6]
+            at = _indices_of(s, x, mode, i)
+            found.append(sample(real(*at.shape), at, settings=s, mode=mode, sizes=s.pick(x)))
+        x, s = sample_settings()[2]
+        at = _indices_of(s, x, "spatial", 50).astype(np.int64)
+        found.append(sample(real(*at.shape), at, real(*x), settings=s, mode="spatial"))
         return found
 
 
-def sample_settings() -> list[tuple[tuple[int, ...], PoolSettings]]:
-    """(data shape, settings) that cover every attribute."""
-    one, two, three = (1, 1), (2, 2), (3, 3)
-    wide = ((1, 1), (0, 1))
-    return [
-        ((2, 4, 6, 3), PoolSettings(two, Window(two, one, "valid"), Layout("NHWC"))),
-        ((1, 2, 5, 5), PoolSettings(two, Window(two, one, "same"), Layout("NCHW"))),
-        ((1, 2, 5, 6), PoolSettings(three, Window(one, one, wide), Layout("NCHW"))),
-        ((1, 6, 5, 2), PoolSettings(three, Window(two, one, "valid", True), Layout("NHWC"))),
-        ((1, 7, 7, 2), PoolSettings(two, Window((2, 3), two, "same_lower"), Layout("NHWC"))),
-        ((1, 5, 5, 2), PoolSettings((1, 2), Window(two, one, wide), Layout("NHWC"))),
-        ((2, 7, 3), PoolSettings((3,), Window((2,), (1,), "same"), Layout("NWC"))),
-        ((0, 4, 4, 2), PoolSettings(two, Window(two, one, "valid"), Layout("NHWC"))),
-    ]
+@register
+@dataclass(frozen=True)
+class PickAtIndices(IndexedPool):
+    """Inputs: a tensor of the shape that was pooled, and indices."""
+
+    settings: PoolSettings
+    mode: str
+    name: ClassVar[str] = "pick_at_indices"
+    traits: ClassVar[Trait] = Trait.WINDOW
+    dtypes: ClassVar[tuple[DType, ...]] = FLOATS
+    doc: ClassVar[str] = "From each window, the element that an index of max pooling names."
+
+    def infer(self, h: TensorType, at: TensorType) -> TensorType:
+        self._check(h, at)
+        return self.settings.output(self.name, h)
+
+    def reference(self, h: np.ndarray, at: np.ndarray) -> np.ndarray:
+        s = self.settings
+        mine = (s.positions(self.mode, h.shape) == at[None]) & (s.sources(h.shape) >= 0)
+        return np.where(mine, s.stacked(h, 0).astype(np.float64), 0.0).sum(axis=0).astype(h.dtype)
+
+    def grad(
+        self, gradients: Gradients, inputs: Tensors, outputs: Tensors
+    ) -> Sequence[Tensor | None]:
+        g, (h, at) = gradients[0], inputs
+        assert g is not None
+        sizes = None if h.shape is None else self.settings.pick(h.shape)
+        if sizes is not None and None not in sizes:
+            op = PlaceAtIndices(self.settings, self.mode, sizes)
+            return (g.graph.apply(op, g, at), None)  # type: ignore[return-value]
+        return (g.graph.apply(PlaceAtIndices(self.settings, self.mode), g, at, h), None)  # type: ignore[return-value]
+
+    def lower(self, k: Builder, output: int, index: Index, *inputs: Value) -> Expr:
+        h, at = inputs
+        s = self.settings
+        sizes = s.pick(h.shape)
+
+        def chosen(*r: Expr) -> Expr:
+            _, source = s.windows.read(k, s.pick(index), r, sizes)
+            named = self._named(index, r, source, h.shape)
+            mine = k.cast(at(*index), int64).eq(named)
+            return k.where(mine, s.element(k, h, index, r, 0), 0)
+
+        return k.reduce("add", s.windows.extents(sizes), chosen)
+
+    @classmethod
+    def samples(cls) -> Sequence[Sample]:
+        found = []
+        modes = ("spatial", "local_3d", "tensor", "local_1d", "global_2d", "local_4d")
+        for i, (x, s) in enumerate(sample_settings()):
+            mode = modes[(i + 1) % 6]
+            found.append(sample(real(*x), _indices_of(s, x, mode, i), settings=s, mode=mode))
+        return found

@@ -99,7 +99,7 @@ class Spread(Op):
     divide: bool = False
     correction: int = 0
     name: ClassVar[str] = "spread"
-    traits: ClassVar[Trait] = Trait.SHAPE_ONLY
+    traits: ClassVar[Trait] = Trait.SHAPE_ONLY | Trait.LINEAR
     dtypes: ClassVar[tuple[DType, ...]] = ALL
     doc: ClassVar[str] = (
         "A reduced tensor repeated to the shape of the second input: the gradient of sum, and with "
@@ -212,6 +212,7 @@ class Sum(Reduction):
     axes: tuple[int, ...] | None
     keepdims: bool
     name: ClassVar[str] = "reduce_sum"
+    traits: ClassVar[Trait] = Trait.REDUCTION | Trait.LINEAR
     dtypes: ClassVar[tuple[DType, ...]] = ALL
     doc: ClassVar[str] = (
         "Sum over `axes`; bool counts as int32, integers wrap, half types add in float32."
@@ -292,6 +293,7 @@ class Mean(Reduction):
     keepdims: bool
     correction: int = 0
     name: ClassVar[str] = "reduce_mean"
+    traits: ClassVar[Trait] = Trait.REDUCTION | Trait.LINEAR
     dtypes: ClassVar[tuple[DType, ...]] = FLOATS
     doc: ClassVar[str] = (
         "Sum over `axes` divided by the number of elements less `correction`; of nothing, NaN."
@@ -390,4 +392,4 @@ def mean(x: Tensor, axes: Any = None, keepdims: bool = False, *, name: str | Non
 
 def as_float(x: Tensor) -> Tensor:
     """`x`, as float32 when it holds integers or truth values."""
-    return x if x.dtype.is_float else cast_to(x, float32)
+    return x if x.dtype.is_inexact else cast_to(x, float32)

@@ -13,7 +13,7 @@ from niello.core.dtypes import ALL, DType, int32, int64
 from niello.core.errors import ShapeError
 from niello.core.shapes import MAX_RANK, Dim, Shape, normalise_axes, show
 from niello.core.types import TensorType
-from niello.graph.opdef import Op, Sample, Trait, function, real, register, sample
+from niello.graph.opdef import Op, Planes, Sample, Trait, function, real, register, sample
 from niello.graph.tensor import Tensor
 from niello.kernel import ir
 from niello.kernel.build import Builder, Index, Value, ravel, unravel
@@ -490,6 +490,9 @@ class ShapeQuery(Op):
 
     traits: ClassVar[Trait] = Trait.SHAPE_ONLY
     dtypes: ClassVar[tuple[DType, ...]] = ALL
+
+    def planes(self, z: Planes) -> Tensor:
+        return apply(self, z.real)
 
     def grad(
         self, gradients: Sequence[Tensor], inputs: Sequence[Tensor], outputs: Sequence[Tensor]

@@ -11,7 +11,7 @@ import numpy as np
 from niello.core.dtypes import ALL, NUMBERS
 from niello.core.errors import AttributeValueError
 from niello.graph import opdef
-from niello.graph.opdef import booleans, real, sample
+from niello.graph.opdef import Trait, booleans, real, sample
 from niello.graph.tensor import Tensor
 from niello.ops.comparison import greater, greater_equal, less, less_equal
 from niello.ops.define import elementwise, operands
@@ -37,6 +37,7 @@ select: Callable[..., Tensor] = elementwise(
         "The predicate becomes bool."
     ),
     result="select",
+    traits=Trait.LINEAR,
 )
 
 

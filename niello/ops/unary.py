@@ -13,9 +13,11 @@ from typing import Any
 import numpy as np
 
 from niello.core.dtypes import ALL, FLOATS, NUMBERS, bool_
-from niello.graph.opdef import real, sample
+from niello.graph import opdef
+from niello.graph.opdef import Trait, real, sample
 from niello.graph.tensor import Tensor
-from niello.ops.define import elementwise
+from niello.ops import complex_planes
+from niello.ops.define import elementwise, operands
 
 LN2 = math.log(2.0)
 LN10 = math.log(10.0)
@@ -38,6 +40,7 @@ identity = elementwise(
     grad=lambda g, x, y: g,
     samples=[sample(real(2, 3)), sample(real()), _empty],
     doc="The same tensor under another name; any shape and dtype.",
+    traits=Trait.LINEAR,
 )
 
 stop_gradient = elementwise(
@@ -48,6 +51,7 @@ stop_gradient = elementwise(
     grad=lambda g, x, y: None,
     samples=[sample(real(2, 3), grad=False)],
     doc="The same tensor, through which no gradient flows: a constant to `gradients`.",
+    traits=Trait.LINEAR,
 )
 
 
@@ -60,6 +64,7 @@ exp = elementwise(
     grad=lambda g, x, y: g * y,
     samples=[sample(real(2, 3)), _special, _empty],
     doc="e to the power of each element; overflows to infinity.",
+    planes=complex_planes.exp,
 )
 
 exp2 = elementwise(
@@ -70,6 +75,7 @@ exp2 = elementwise(
     grad=lambda g, x, y: g * y * LN2,
     samples=[sample(real(2, 3)), _special],
     doc="2 to the power of each element; overflows to infinity.",
+    planes=complex_planes.exp2,
 )
 
 exp10 = elementwise(
@@ -80,6 +86,7 @@ exp10 = elementwise(
     grad=lambda g, x, y: g * y * LN10,
     samples=[sample(real(2, 3)), _special],
     doc="10 to the power of each element; overflows to infinity.",
+    planes=complex_planes.exp10,
 )
 
 expm1 = elementwise(
@@ -100,6 +107,7 @@ log = elementwise(
     grad=lambda g, x, y: g / x,
     samples=[sample(real(2, 3, low=0.1, high=4.0)), _special],
     doc="Natural logarithm of each element; -infinity at zero, NaN below.",
+    planes=complex_planes.log,
 )
 
 log2 = elementwise(
@@ -110,6 +118,7 @@ log2 = elementwise(
     grad=lambda g, x, y: g / (x * LN2),
     samples=[sample(real(2, 3, low=0.1, high=4.0)), _special],
     doc="Logarithm to base 2 of each element; -infinity at zero, NaN below.",
+    planes=complex_planes.log2,
 )
 
 log10 = elementwise(
@@ -120,6 +129,7 @@ log10 = elementwise(
     grad=lambda g, x, y: g / (x * LN10),
     samples=[sample(real(2, 3, low=0.1, high=4.0)), _special],
     doc="Logarithm to base 10 of each element; -infinity at zero, NaN below.",
+    planes=complex_planes.log10,
 )
 
 log1p = elementwise(
@@ -144,6 +154,7 @@ square = elementwise(
     grad=lambda g, x, y: g * (x + x),
     samples=[sample(real(2, 3)), _special],
     doc="x * x; integers wrap.",
+    planes=complex_planes.square,
 )
 
 sqrt = elementwise(
@@ -154,6 +165,7 @@ sqrt = elementwise(
     grad=lambda g, x, y: g * 0.5 / y,
     samples=[sample(real(2, 3, low=0.1, high=4.0)), _special],
     doc="Square root of each element, correctly rounded; NaN below zero.",
+    planes=complex_planes.sqrt,
 )
 
 rsqrt = elementwise(
@@ -164,6 +176,7 @@ rsqrt = elementwise(
     grad=lambda g, x, y: g * y * y * y * -0.5,
     samples=[sample(real(2, 3, low=0.1, high=4.0)), _special],
     doc="1 / sqrt(x); infinity at zero, NaN below.",
+    planes=complex_planes.rsqrt,
 )
 
 reciprocal = elementwise(
@@ -174,6 +187,7 @@ reciprocal = elementwise(
     grad=lambda g, x, y: -(g * y * y),
     samples=[sample(real(2, 3, low=0.5, high=4.0)), _special],
     doc="1 / x; infinity at zero.",
+    planes=complex_planes.reciprocal,
 )
 
 
@@ -202,7 +216,7 @@ sign = elementwise(
     doc="-1, 0 or 1 as each element is below, at or above zero; keeps the sign of zero, and NaN.",
 )
 
-absolute = elementwise(
+_absolute = elementwise(
     "absolute",
     NUMBERS,
     numpy=np.abs,
@@ -210,7 +224,29 @@ absolute = elementwise(
     grad=lambda g, x, y: g * sign(x),
     samples=[sample(real(2, 3)), _special],
     doc="Absolute value; the lowest integer wraps to itself. The gradient at zero is zero.",
+    publish=False,
 )
+
+
+@opdef.function
+def absolute(x: Any, *, name: str | None = None) -> Tensor:
+    """Absolute value of each element; the lowest integer wraps to itself.
+
+    Of a complex tensor the modulus, a real tensor. The gradient at zero is zero. As NumPy's
+    absolute.
+
+    Example:
+        >>> import niello as nl
+        >>> nl.absolute(nl.Graph().placeholder((3,), nl.complex64)).type
+        float32[3]
+    """
+    (tensor,) = operands("absolute", x)
+    if tensor.dtype.is_complex:
+        from niello.ops.complex import Modulus
+
+        return tensor.graph.apply(Modulus(), tensor, name=name)  # type: ignore[return-value]
+    return _absolute(tensor, name=name)
+
 
 negative = elementwise(
     "negative",
@@ -220,6 +256,7 @@ negative = elementwise(
     grad=lambda g, x, y: -g,
     samples=[sample(real(2, 3)), _special],
     doc="-x; unsigned integers wrap.",
+    traits=Trait.LINEAR,
 )
 
 
@@ -316,6 +353,7 @@ sin = elementwise(
     grad=lambda g, x, y: g * cos(x),
     samples=[sample(real(2, 3)), _special],
     doc="Sine of each element, in radians.",
+    planes=complex_planes.sin,
 )
 
 cos: Callable[..., Tensor] = elementwise(
@@ -326,6 +364,7 @@ cos: Callable[..., Tensor] = elementwise(
     grad=lambda g, x, y: -(g * sin(x)),
     samples=[sample(real(2, 3)), _special],
     doc="Cosine of each element, in radians.",
+    planes=complex_planes.cos,
 )
 
 tan = elementwise(
@@ -336,6 +375,7 @@ tan = elementwise(
     grad=lambda g, x, y: g * (y * y + 1.0),
     samples=[sample(real(2, 3, low=-1.0, high=1.0)), _special],
     doc="Tangent of each element, in radians.",
+    planes=complex_planes.tan,
 )
 
 asin = elementwise(
@@ -376,6 +416,7 @@ sinh = elementwise(
     grad=lambda g, x, y: g * cosh(x),
     samples=[sample(real(2, 3)), sample(real(4, low=-1e-3, high=1e-3)), _special],
     doc="Hyperbolic sine of each element.",
+    planes=complex_planes.sinh,
 )
 
 cosh: Callable[..., Tensor] = elementwise(
@@ -386,6 +427,7 @@ cosh: Callable[..., Tensor] = elementwise(
     grad=lambda g, x, y: g * sinh(x),
     samples=[sample(real(2, 3)), _special],
     doc="Hyperbolic cosine of each element.",
+    planes=complex_planes.cosh,
 )
 
 tanh = elementwise(
@@ -396,6 +438,7 @@ tanh = elementwise(
     grad=lambda g, x, y: g * (1.0 - y * y),
     samples=[sample(real(2, 3)), sample(real(4, low=-1e-3, high=1e-3)), _special],
     doc="Hyperbolic tangent of each element.",
+    planes=complex_planes.tanh,
 )
 
 asinh = elementwise(
@@ -455,6 +498,7 @@ is_nan = elementwise(
     samples=[sample(real(2, 3)), _special],
     doc="Whether each element is NaN; a bool tensor.",
     result="bool",
+    planes=complex_planes.is_nan,
 )
 
 is_inf = elementwise(
@@ -466,6 +510,7 @@ is_inf = elementwise(
     samples=[sample(real(2, 3)), _special],
     doc="Whether each element is infinite, of either sign; a bool tensor.",
     result="bool",
+    planes=complex_planes.is_inf,
 )
 
 is_finite = elementwise(
@@ -477,4 +522,5 @@ is_finite = elementwise(
     samples=[sample(real(2, 3)), _special],
     doc="Whether each element is neither infinite nor NaN; a bool tensor.",
     result="bool",
+    planes=complex_planes.is_finite,
 )

@@ -20,6 +20,7 @@ from niello.graph import opdef
 from niello.graph.graph import GraphDefinition
 from niello.graph.opdef import Trait, registry
 from niello.graph.operation import Operation
+from niello.graph.region import RegionOp
 from niello.graph.tensor import Tensor
 from niello.passes.computation import Computation, Rebuild, is_pure
 
@@ -93,7 +94,8 @@ class Autocast:
         """Raises GraphError when an operation that is named is not in the graph."""
         if not self.operations:
             return
-        known = {o.name for o in graph.operations}
+        nested = (i.name for o in graph.operations if isinstance(o.op, RegionOp) for i in o.op.operations())
+        known = {*(o.name for o in graph.operations), *nested}
         missing = [n for n, _ in self.operations if n not in known]
         if missing:
             raise GraphError(
@@ -104,7 +106,7 @@ class Autocast:
             )
 
     def __call__(self, source: Computation) -> Computation:
-        return Rebuild(source).run(_Caster(self).visit)
+        return Rebuild(source, self).run(_Caster(self).visit)
 
 
 class _Caster:

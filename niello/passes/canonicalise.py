@@ -15,7 +15,7 @@ class Canonicalise:
     """Replace operations by the simpler ones they say they equal (x * 1, reshape of reshape)."""
 
     def __call__(self, source: Computation) -> Computation:
-        return Rebuild(source).run(_visit)
+        return Rebuild(source, self).run(_visit)
 
 
 def _visit(

@@ -9,6 +9,7 @@ from niello.core.types import TensorType
 from niello.graph.graph import GraphDefinition
 from niello.graph.opdef import Op, Trait
 from niello.graph.operation import Operation
+from niello.graph.region import RegionOp
 from niello.graph.structural import Placeholder
 from niello.graph.tensor import Tensor
 
@@ -41,10 +42,16 @@ Visit = Callable[["Rebuild", Operation, tuple[Tensor, ...]], "Sequence[Tensor] |
 
 
 class Rebuild:
-    """Copies the reachable part of a computation into a new graph, operation by operation."""
+    """Copies the reachable part of a computation into a new graph, operation by operation.
 
-    def __init__(self, source: Computation) -> None:
+    `inside`, the pass itself, is applied to the regions of operations that have some.
+    """
+
+    def __init__(
+        self, source: Computation, inside: Callable[[Computation], Computation] | None = None
+    ) -> None:
         self.source = source
+        self.inside = inside
         self.graph = GraphDefinition(source.graph.name)
         self.graph.variable_states = source.graph.variable_states
         self.graph.reserve(source.graph.operations)
@@ -67,7 +74,7 @@ class Rebuild:
             inputs = tuple(self.tensors[t] for t in operation.inputs)
             before = len(self.graph.operations)
             with self.graph.in_place_of(operation):
-                outputs = visit(self, operation, inputs)
+                outputs = self._visited(visit, operation, inputs)
             if outputs is None:
                 outputs = self.copy(operation, inputs).outputs
             made = tuple(self.graph.operations[before:])
@@ -81,6 +88,16 @@ class Rebuild:
             tuple(self.tensors[t] for t in self.source.targets),
             tuple(new for old in self.source.operations for new in self.operations[old]),
         )
+
+
+    def _visited(
+        self, visit: Visit, operation: Operation, inputs: tuple[Tensor, ...]
+    ) -> Sequence[Tensor] | None:
+        from niello.passes.regions import mapped
+
+        if self.inside is None or not isinstance(operation.op, RegionOp):
+            return visit(self, operation, inputs)
+        return self.copy(operation, inputs, mapped(operation.op, self.inside)).outputs
 
 
 def specialised_inputs(

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from niello.graph.operation import Operation
+from niello.graph.region import RegionOp
 from niello.graph.tensor import Tensor
 from niello.passes.computation import Computation, Rebuild
 
@@ -16,11 +17,13 @@ class Decompose:
 
     def __call__(self, source: Computation) -> Computation:
         while any(_composite(o) for o in source.reachable()):
-            source = Rebuild(source).run(_expand)
+            source = Rebuild(source, self).run(_expand)
         return source
 
 
 def _composite(operation: Operation) -> bool:
+    if isinstance(operation.op, RegionOp):
+        return any(map(_composite, operation.op.operations()))
     return operation.op.has_decompose() and not operation.op.has_lower()
 
 

@@ -7,34 +7,54 @@ from collections.abc import Callable, Sequence
 from niello.core.types import TensorType
 from niello.passes.canonicalise import Canonicalise
 from niello.passes.computation import Computation
+from niello.passes.control import Control
 from niello.passes.decompose import Decompose
 from niello.passes.fold import Fold
 from niello.passes.share import Share
 from niello.passes.specialise import Specialise
+from niello.passes.split_complex import SplitComplex
+from niello.passes.unite import Unite
 
 Pass = Callable[[Computation], Computation]
 
 
-def optimising(types: Sequence[TensorType], autocast: Pass | None = None) -> tuple[Pass, ...]:
+def optimising(
+    types: Sequence[TensorType], autocast: Pass | None = None, checks: Pass | None = None
+) -> tuple[Pass, ...]:
     """The default pipeline for inputs of the given static types."""
     return (
+        Unite(),  # by the identity of bodies, which every other pass rebuilds
         Specialise(tuple(types)),  # everything after needs known shapes
+        *_asked(checks),  # while operations are those that the user wrote
         Decompose(),  # only primitives from here on
+        SplitComplex(),  # and only real tensors
         *_asked(autocast),  # before folding, which then casts constants at compile time
         Fold(),  # shapes and scalars become constants, which canonical forms look for
+        Control(),  # branches and loops whose predicates and counts are known now
         Canonicalise(),  # x * 1, reshape of reshape ...
         Share(),  # after canonical forms, more is equal
         Fold(),  # canonical forms expose further constants
+        Control(),  # which may be predicates and counts
     )
 
 
-def plain(types: Sequence[TensorType], autocast: Pass | None = None) -> tuple[Pass, ...]:
+def plain(
+    types: Sequence[TensorType], autocast: Pass | None = None, checks: Pass | None = None
+) -> tuple[Pass, ...]:
     """Only what code generation needs: for NIELLO_OPTIMISE=0 and for comparing results."""
-    return (Specialise(tuple(types)), Decompose(), *_asked(autocast))
+    checked = _asked(checks)
+    return (
+        Unite(),
+        Specialise(tuple(types)),
+        *checked,
+        Decompose(),
+        SplitComplex(),
+        *_asked(autocast),
+    )
 
 
-def _asked(autocast: Pass | None) -> tuple[Pass, ...]:
-    return () if autocast is None else (autocast,)
+def _asked(given: Pass | None) -> tuple[Pass, ...]:
+    return () if given is None else (given,)
 
 
 def run(

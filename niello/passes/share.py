@@ -30,4 +30,4 @@ class Share:
                 known[key] = rebuild.copy(operation, inputs).outputs
             return known[key]
 
-        return Rebuild(source).run(visit)
+        return Rebuild(source, self).run(visit)

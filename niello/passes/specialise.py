@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from niello.core.errors import ShapeError
+from niello.core.errors import NielloError, ShapeError
 from niello.core.types import TensorType
+from niello.graph.opdef import Op
 from niello.graph.operation import Operation
+from niello.graph.region import RegionOp
 from niello.graph.tensor import Tensor
 from niello.passes.computation import Computation, Rebuild, specialised_inputs
+from niello.passes.regions import computation_of, region_of
 
 
 @dataclass(frozen=True)
@@ -26,7 +29,7 @@ class Specialise:
         ) -> Sequence[Tensor] | None:
             if operation in bound:
                 return rebuild.copy(operation, (), bound[operation]).outputs
-            made = rebuild.copy(operation, inputs)
+            made = rebuild.copy(operation, inputs, _inside(operation, inputs))
             for t in made.outputs:
                 if not t.type.is_static:
                     raise ShapeError(
@@ -39,3 +42,21 @@ class Specialise:
             return made.outputs
 
         return Rebuild(source).run(visit)
+
+
+def _inside(operation: Operation, inputs: tuple[Tensor, ...]) -> Op | None:
+    """The operation with its regions specialised for the types of its inputs."""
+    op = operation.op
+    if not isinstance(op, RegionOp):
+        return None
+    wanted = op.region_types(*(t.type for t in inputs))
+    try:
+        return op.with_regions(
+            [
+                region_of(Specialise(types)(computation_of(region)))
+                for region, types in zip(op.regions, wanted, strict=True)
+            ]
+        )
+    except NielloError as error:
+        error.where = error.where or operation.where
+        raise

@@ -11,10 +11,13 @@ from niello.core import config
 from niello.core.errors import CompilerBug, NielloError
 from niello.core.types import TensorType
 from niello.graph.evaluate import evaluate
+from niello.graph.operation import Operation
+from niello.graph.region import RegionOp
 from niello.graph.structural import Assign, ReadVariable
 from niello.graph.tensor import Tensor
 from niello.graph.verify import verify
 from niello.passes.computation import Computation
+from niello.passes.split_complex import as_border
 
 # Graphs with more elements in all tensors than this are verified but not evaluated.
 MOST_ELEMENTS = 1 << 20
@@ -34,7 +37,7 @@ class Watch:
             return
         verify(source.graph)
         # Ordered reads depend on assignments, which evaluation does not perform.
-        ordered = any(isinstance(o.op, ReadVariable) for o in source.reachable())
+        ordered = any(_ordered(o) for o in source.reachable())
         self.compares = self.level >= 2 and not ordered
 
     def after(self, stage: str, found: Computation, *, rounds: bool = False) -> None:
@@ -70,8 +73,18 @@ class Watch:
                 )
 
     def _values(self, computation: Computation) -> list[np.ndarray]:
-        feeds = {t: arbitrary(kind) for t, kind in zip(computation.inputs, self.types, strict=True)}
-        return evaluate(roots(computation), feeds)
+        given = [arbitrary(kind) for kind in self.types]
+        # Complex tensors are pairs of real ones after a pass, and so comparable.
+        feeds = {
+            t: a if t.dtype.is_complex else as_border(a)
+            for t, a in zip(computation.inputs, given, strict=True)
+        }
+        return [as_border(a) for a in evaluate(roots(computation), feeds)]
+
+
+def _ordered(operation: Operation) -> bool:
+    op = operation.op
+    return isinstance(op, ReadVariable) or (isinstance(op, RegionOp) and bool(op.read))
 
 
 def roots(computation: Computation) -> list[Tensor]:
@@ -84,6 +97,9 @@ def arbitrary(kind: TensorType) -> np.ndarray:
     """Values for a placeholder, the same for the same type."""
     rng = np.random.default_rng(zlib.crc32(repr(kind).encode()))
     shape = kind.static_shape
+    if kind.dtype.is_complex:
+        plane = TensorType((*shape, 2), kind.dtype.plane)
+        return arbitrary(plane).view(kind.dtype.numpy).reshape(shape)
     if kind.dtype.is_float:
         return rng.uniform(-1.0, 1.0, shape).astype(kind.dtype.numpy)
     return rng.integers(0, 2, shape).astype(kind.dtype.numpy)

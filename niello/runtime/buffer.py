@@ -75,8 +75,7 @@ class Buffer:
                 received=self.device.name,
                 advice="Copy the tensor to the cpu device first",
             )
-        # NumPy does not know bfloat16 in its array interface: it is viewed as integers first.
-        plain = np.dtype(np.uint16) if dtype.name == "bfloat16" else dtype.numpy
+        plain = dtype.plain_numpy
         size = plain.itemsize
         for extent in shape:
             size *= extent
@@ -87,7 +86,7 @@ class Buffer:
                 received=f"{self.bytes} bytes",
             )
         view = np.asarray(_Window(self, plain, shape, offset))
-        return view if plain is dtype.numpy else view.view(dtype.numpy)
+        return view if plain == dtype.numpy else view.view(dtype.numpy)
 
     def __repr__(self) -> str:
         where = f"{self.handle:#x}" if isinstance(self.handle, int) else repr(self.handle)

@@ -1,7 +1,8 @@
 """Level 3: the command list, which a package stores and the executor plays.
 
-A Program is closed: kernels, a flat list of commands over numbered buffers, and the types of what
-comes in and goes out. Buffers live in five spaces; `offset` and `bytes` count bytes.
+A Program is closed: kernels, a list of commands over numbered buffers, and the types of what comes
+in and goes out. Branches and loops are commands that hold lists of commands (`walk` visits all).
+Buffers live in five spaces; `offset` and `bytes` count bytes.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from niello.kernel.ir import Kernel
+from niello.kernel.routine import Routine
 
 
 class Space(enum.Enum):
@@ -135,6 +137,124 @@ class Fill(Command):
 
 
 @dataclass(frozen=True)
+class SliceCopy(Command):
+    """Copy one slice of a stack, chosen by a 32-bit word: `index` times a step of bytes is added to
+    the offset of the source and of the target. `source` and `target` are the whole stacks; a side
+    whose step is 0 is a single slice, and gives the number of bytes."""
+
+    source: BufferRef
+    target: BufferRef
+    index: BufferRef
+    source_step: int
+    target_step: int
+
+    @property
+    def bytes(self) -> int:
+        """Bytes that are copied."""
+        return self.source.bytes if self.source_step == 0 else self.target.bytes
+
+    @property
+    def reads(self) -> tuple[BufferRef, ...]:
+        return (self.source, self.index)
+
+    @property
+    def writes(self) -> tuple[BufferRef, ...]:
+        return (self.target,)
+
+
+@dataclass(frozen=True)
+class If(Command):
+    """Run `then` unless the 32-bit word `condition` is zero, else `otherwise`."""
+
+    condition: BufferRef
+    then: tuple[Command, ...]
+    otherwise: tuple[Command, ...]
+    names: tuple[str, ...] = ()  # the operation of the graph
+
+    @property
+    def bodies(self) -> tuple[tuple[Command, ...], ...]:
+        """The nested command lists."""
+        return self.then, self.otherwise
+
+    @property
+    def words(self) -> tuple[BufferRef, ...]:
+        """What the command itself reads."""
+        return (self.condition,)
+
+    @property
+    def reads(self) -> tuple[BufferRef, ...]:
+        return (self.condition, *_reads((*self.then, *self.otherwise)))
+
+    @property
+    def writes(self) -> tuple[BufferRef, ...]:
+        return _writes((*self.then, *self.otherwise))
+
+
+@dataclass(frozen=True)
+class Loop(Command):
+    """Run `body` again and again; before each time `counter` (a 32-bit word) is its number.
+
+    It ends after `trips` times (None: no such bound), after as many as the word `count` said when
+    the loop began, and when the word `condition` is zero; the commands `test` make that before each
+    time. With `reverse` (then `trips` or `count` is known) the numbers run down to 0. `iterations`
+    receives how often the body ran.
+    """
+
+    body: tuple[Command, ...]
+    counter: BufferRef
+    trips: int | None = None
+    count: BufferRef | None = None
+    condition: BufferRef | None = None
+    test: tuple[Command, ...] = ()
+    reverse: bool = False
+    iterations: BufferRef | None = None
+    names: tuple[str, ...] = ()  # the operation of the graph
+
+    @property
+    def bodies(self) -> tuple[tuple[Command, ...], ...]:
+        """The nested command lists."""
+        return self.test, self.body
+
+    @property
+    def words(self) -> tuple[BufferRef, ...]:
+        """What the command itself reads."""
+        return tuple(w for w in (self.count, self.condition) if w is not None)
+
+    @property
+    def is_counted(self) -> bool:
+        """Whether the number of iterations is known when the program is compiled."""
+        return self.trips is not None and self.count is None and self.condition is None
+
+    @property
+    def reads(self) -> tuple[BufferRef, ...]:
+        return (*self.words, *_reads((*self.test, *self.body)))
+
+    @property
+    def writes(self) -> tuple[BufferRef, ...]:
+        words = [w for w in (self.counter, self.iterations) if w is not None]
+        return (*words, *_writes((*self.test, *self.body)))
+
+
+def _reads(commands: tuple[Command, ...]) -> tuple[BufferRef, ...]:
+    words = (getattr(c, "predicate", None) for c in commands)
+    found = (*(b for c in commands for b in c.reads), *(w for w in words if w is not None))
+    return tuple(dict.fromkeys(found))
+
+
+def _writes(commands: tuple[Command, ...]) -> tuple[BufferRef, ...]:
+    return tuple(dict.fromkeys(b for c in commands for b in c.writes))
+
+
+def walk(commands: tuple[Command, ...]) -> Iterator[Command]:
+    """Every command, and every command nested in it, each before what it holds."""
+    for command in commands:
+        yield command
+        if isinstance(command, (If, Loop)):
+            for body in command.bodies:
+                yield from walk(body)
+
+
+@dataclass(frozen=True)
 class Variable:
     """A buffer that outlives a run."""
 
@@ -146,7 +266,7 @@ class Variable:
 class Program:
     """Everything a back end needs to compile and run; types are static."""
 
-    kernels: tuple[Kernel, ...]
+    kernels: tuple[Kernel | Routine, ...]
     commands: tuple[Command, ...]
     inputs: tuple[TensorType, ...]
     outputs: tuple[TensorType, ...]
@@ -183,8 +303,22 @@ class Program:
         return base[space] + index
 
     def bytes_moved(self) -> int:
-        """Bytes that commands read and write, each buffer once per command."""
-        total = 0
-        for command in self.commands:
+        """Bytes that commands read and write, each buffer once per command; a loop's body as often
+        as it is known to run (once where that depends on values), and the longer of two branches.
+        """
+        return _moved(self.commands)
+
+
+def _moved(commands: tuple[Command, ...]) -> int:
+    total = 0
+    for command in commands:
+        if isinstance(command, If):
+            total += max(map(_moved, command.bodies))
+        elif isinstance(command, Loop):
+            trips = 1 if command.trips is None else command.trips
+            total += trips * (_moved(command.test) + _moved(command.body))
+        elif isinstance(command, SliceCopy):
+            total += 2 * command.bytes
+        else:
             total += sum(b.bytes for b in {*command.reads, *command.writes})
-        return total
+    return total

@@ -46,6 +46,7 @@ class CompileOptions:
     target: str = "host"  # machine level, such as avx512, avx2, baseline
     optimise: bool = True
     autocast: Any = None  # a half dtype, or an Autocast (passes/autocast.py)
+    check_indices: bool = False  # runs raise IndexOutOfRange for indices outside of their axis
     tf32: bool = False  # let libraries round float32 factors to 10 bits (NVIDIA's tensor cores)
 
 
@@ -76,6 +77,14 @@ class PredicatedLoaded(Loaded, Protocol):
         """Like `play`, but every command is skipped when the 32-bit integer at byte `offset` of
         the buffer with the handle `predicate` is zero at the moment the program runs, in the order
         of the calls. The host must not wait for it."""
+
+
+class PackingLoaded(Loaded, Protocol):
+    """A program that keeps constants in a form of its own."""
+
+    def take_constants(self, addresses: Sequence[int]) -> frozenset[int]:
+        """Pack constants, given the host address of each in the order of `program.constants`, and
+        say which of them no run reads any more: their handles may be anything from then on."""
 
 
 class Device(Protocol):
@@ -138,6 +147,16 @@ class FencedDevice(Device, Protocol):
         another thread, while more is started. It raises what `synchronize` would."""
 
 
+class CodeDevice(Device, Protocol):
+    """A device whose machine code does not run on every machine that has such a device."""
+
+    def code_needs(self, options: CompileOptions) -> tuple[str, ...]:
+        """What code compiled with these options needs of a machine, in words of the back end."""
+
+    def lacks(self, needs: Sequence[str]) -> tuple[str, ...]:
+        """Those of the needs that this machine does not meet."""
+
+
 class LibraryDevice(Device, Protocol):
     """A device of a back end that has claims."""
 
@@ -157,4 +176,7 @@ class Backend:
     open: Callable[[], Device]
     claims: tuple[Claim, ...] = ()
     runs: bool = True  # False for `null`, which only compiles
+    # A device that only compiles, for a level of machines such as sm_90; without it, levels are
+    # CompileOptions.target.
+    ahead: Callable[[str], Device] | None = None
     notes: str = field(default="", compare=False)

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from niello.core.dtypes import BY_NAME, DType, bfloat16, dtype
+from niello.core.dtypes import BY_NAME, DType, bfloat16, complex32, dtype
 from niello.core.errors import DeviceError, DTypeError, FeedError, ShapeError
 from niello.core.types import TensorType
 from niello.runtime.buffer import Buffer
@@ -20,7 +20,8 @@ from niello.runtime.device import HOST, opened
 _DLPACK_CPU = 1
 _DLPACK_HOST_KINDS = (1, 3, 11)  # cpu, CUDA pinned host memory, ROCm pinned host memory
 _DLPACK_UINT = 1
-_DLPACK_BFLOAT = 4
+# Types that NumPy's own DLPack lacks, and their type codes.
+_DLPACK_CODES = {bfloat16: 4, complex32: 5}
 
 
 class TensorData:
@@ -89,8 +90,9 @@ class TensorData:
                 advice="Copy it to the host first",
             )
         capsule = tensor.__dlpack__()
-        if _retype(capsule, (_DLPACK_BFLOAT, 16), (_DLPACK_UINT, 16)):
-            array = np.from_dlpack(_Exported(capsule)).view(bfloat16.numpy)
+        odd = [d for d, code in _DLPACK_CODES.items() if _retyped(capsule, d, code)]
+        if odd:
+            array = np.from_dlpack(_Exported(capsule)).view(odd[0].numpy)
         else:
             array = np.from_dlpack(_Exported(capsule))
         return cls.from_numpy(array, device)
@@ -185,8 +187,10 @@ class TensorData:
 
     @property
     def __array_interface__(self) -> dict[str, Any]:
-        if self.type.dtype is bfloat16:
-            raise AttributeError("the array interface has no bfloat16: use __array__ or DLPack")
+        if self.type.dtype.plain_numpy != self.type.dtype.numpy:
+            raise AttributeError(
+                f"the array interface has no {self.type.dtype.name}: use __array__ or DLPack"
+            )
         if not self.device.host_memory:
             raise AttributeError("the memory of this device is not visible to the host")
         return {
@@ -218,10 +222,11 @@ class TensorData:
         given: dict[str, Any] = {
             name: value for name, value in options.items() if value is not None
         }
-        if self.type.dtype is not bfloat16:
+        dtype = self.type.dtype
+        if dtype not in _DLPACK_CODES:
             return view.__dlpack__(stream=stream, **given)
-        capsule = view.view(np.uint16).__dlpack__(stream=stream, **given)
-        _retype(capsule, (_DLPACK_UINT, 16), (_DLPACK_BFLOAT, 16))
+        capsule = view.view(dtype.plain_numpy).__dlpack__(stream=stream, **given)
+        _retype(capsule, (_DLPACK_UINT, dtype.bits), (_DLPACK_CODES[dtype], dtype.bits))
         return capsule
 
     def __len__(self) -> int:
@@ -314,6 +319,11 @@ _capsule_name.argtypes = [ctypes.py_object]
 _capsule_pointer = ctypes.pythonapi.PyCapsule_GetPointer
 _capsule_pointer.restype = ctypes.c_void_p
 _capsule_pointer.argtypes = [ctypes.py_object, ctypes.c_char_p]
+
+
+def _retyped(capsule: Any, dtype: DType, code: int) -> bool:
+    """Let a capsule of `dtype` say that it holds integers. False for a capsule of another."""
+    return _retype(capsule, (code, dtype.bits), (_DLPACK_UINT, dtype.bits))
 
 
 def _retype(capsule: Any, old: tuple[int, int], new: tuple[int, int]) -> bool:

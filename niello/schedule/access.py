@@ -27,6 +27,7 @@ class Kind(enum.Enum):
     POINTWISE = "pointwise"
     REDUCE = "reduce"
     CONTRACT = "contract"
+    ROUTINE = "routine"  # an imperative kernel, whose inputs and outputs are in memory
 
 
 class Way(enum.Enum):
@@ -72,6 +73,9 @@ TRANSCENDENTAL = frozenset(
 
 def profile(operation: Operation, is_view: Callable[[Operation], bool]) -> Profile:
     """Lower `operation` alone (views of its inputs included) and classify what it loads."""
+    if is_routine(operation):
+        read = tuple(Access(t, Way.OTHER) for t in dict.fromkeys(operation.inputs))
+        return Profile(Kind.ROUTINE, operation.outputs[0].type.elements, read, 0.0)
     lowered = lower_group("solo", operation.outputs, lambda o: o is operation or is_view(o))
     stores = lowered.kernel.stores
     nodes = list(walk([s.value for s in stores]))
@@ -94,6 +98,11 @@ def profile(operation: Operation, is_view: Callable[[Operation], bool]) -> Profi
         )
     elements = operation.outputs[0].type.elements
     return Profile(kind, elements, tuple(accesses), _cost(nodes))
+
+
+def is_routine(operation: Operation) -> bool:
+    """Whether an operation runs as an imperative kernel of its own."""
+    return operation.op.has_routine() and not operation.op.has_lower()
 
 
 def _cost(nodes: list[Node]) -> float:

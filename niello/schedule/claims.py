@@ -20,6 +20,7 @@ from niello.runtime.commands import LibraryCall
 from niello.runtime.target import Claim
 from niello.schedule.access import Kind
 from niello.schedule.lower import Lowered, lower_group
+from niello.schedule.recompute import recompute
 from niello.schedule.stitch import Group, Layout, Stitcher
 
 Attributes = tuple[tuple[str, object], ...]
@@ -68,7 +69,11 @@ class Claims:
         result: list[Group] = []
         for g in groups:
             result += self._taken(stitcher, g)
-        return sorted(result, key=lambda g: g.number)
+        if len(result) == len(groups):
+            return sorted(result, key=lambda g: g.number)
+        # What was split off a contraction may be cheaper to compute again where it is read.
+        used = {t for call in self.calls.values() for t in call.tensors}
+        return recompute(stitcher, result, used)
 
     def _taken(self, stitcher: Stitcher, group: Group) -> list[Group]:
         contractions = [o for o in group.operations if stitcher.profiles[o].kind is Kind.CONTRACT]

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from niello.core.dtypes import compute_dtype, int64
+from niello.core.dtypes import carrier, compute_dtype, int64
 from niello.core.nodes import Node, transform, walk
 from niello.core.shapes import StaticShape
 from niello.graph.operation import Operation
@@ -22,7 +22,10 @@ from niello.graph.tensor import Tensor
 from niello.kernel import ir
 from niello.kernel.build import Builder, Index, Value, ravel, unravel
 from niello.kernel.ir import Expr, Kernel, Param, Range, Store
+from niello.kernel.routine import Routine
+from niello.kernel.routine_build import Place, RoutineBuilder
 from niello.kernel.simplify import simplify, simplify_expr
+from niello.kernel.storage import decode, encode
 
 OPERATIONS_PER_STACK = 40  # of at most about ten frames each
 
@@ -37,7 +40,7 @@ def on_new_stack(function: Callable[[], Expr]) -> Expr:
 class Lowered:
     """A kernel, and the tensor behind each of its parameters (inputs and outputs of the group)."""
 
-    kernel: Kernel
+    kernel: Kernel | Routine
     tensors: tuple[Tensor, ...]
 
 
@@ -55,6 +58,7 @@ class Lowering:
         self.loads: dict[Tensor, Param] = {}
         self.order: list[Tensor] = []
         self.depth = 0  # operations being lowered, each waiting for the next
+        self.numbers: dict[Operation, int] = {}  # of a kernel alone, so that equal ones are equal
 
     def value(self, tensor: Tensor) -> Value:
         found = self.values.get(tensor)
@@ -94,7 +98,8 @@ class Lowering:
             self.depth -= 1
 
     def _computed(self, operation: Operation, output: int, index: Index) -> Expr:
-        k = Builder(f"r{operation.number}", self.gates)
+        number = self.numbers.setdefault(operation, len(self.numbers))
+        k = Builder(f"r{number}", self.gates)
         inputs = [self.value(t) for t in operation.inputs]
         found = operation.op.lower(k, output, index, *inputs)
         return ir.cast(found, compute_dtype(operation.outputs[output].dtype))
@@ -102,12 +107,13 @@ class Lowering:
     def _loaded(self, tensor: Tensor, index: Index) -> Expr:
         param = self.loads.get(tensor)
         if param is None:
-            param = Param(-1 - len(self.order), tensor.dtype, tensor.type.elements, False)
+            dtype = carrier(tensor.dtype)
+            param = Param(-1 - len(self.order), dtype, tensor.type.elements, False)
             self.loads[tensor] = param
             self.order.append(tensor)
         offset = ravel(index, tensor.type.static_shape)
         loaded = Builder("load", self.gates).load(param, offset)
-        return ir.cast(loaded, compute_dtype(tensor.dtype))
+        return decode(loaded, tensor.dtype)
 
 
 def lower_group(
@@ -146,7 +152,7 @@ def _draft_store(lowering: Lowering, tensor: Tensor, domains: Sequence[StaticSha
     offset = ravel(position, over)
     index = position if over == shape else unravel(offset, shape)
     value = lowering.element(tensor, index)
-    return Draft(ranges, offset, ir.cast(value, tensor.dtype))
+    return Draft(ranges, offset, encode(value, tensor.dtype))
 
 
 def lower_scatter(
@@ -155,7 +161,7 @@ def lower_scatter(
     """A kernel that combines into the operation's result, and the pattern that fills it before."""
     lowering = Lowering(inside)
     tensor = operation.outputs[0]
-    k = Builder(f"r{operation.number}", lowering.gates)
+    k = Builder("s", lowering.gates)
     spec = operation.op.scatter(k, *(lowering.value(t) for t in operation.inputs))
     assert spec is not None
     ranges, point = domain_ranges(spec.extents)
@@ -166,6 +172,22 @@ def lower_scatter(
     draft = Draft(ranges, target, value, gate, spec.combine)
     pattern = np.asarray(spec.initial, tensor.dtype.numpy).tobytes()
     return _finish(name, (tensor,), (draft,), lowering), pattern
+
+
+def build_routine(name: str, operation: Operation) -> Lowered:
+    """The imperative kernel of an operation: its distinct inputs are read, its outputs written."""
+    read = tuple(dict.fromkeys(operation.inputs))
+    tensors = (*read, *operation.outputs)
+    params = [
+        Param(slot, t.dtype, t.type.elements, slot >= len(read)) for slot, t in enumerate(tensors)
+    ]
+    places = [
+        Place(p, t.type.static_shape) for p, t in zip(params, tensors, strict=True)
+    ]
+    inputs = [places[read.index(t)] for t in operation.inputs]
+    r = RoutineBuilder(name, inputs, places[len(read) :])
+    operation.op.routine(r, *inputs)
+    return Lowered(r.finish(tuple(params)), tensors)
 
 
 def domain_ranges(shape: StaticShape) -> tuple[tuple[Range, ...], Index]:
@@ -186,7 +208,9 @@ def _finish(
 ) -> Lowered:
     """Simplify, then number the parameters: loaded tensors that are left first, then outputs."""
     loads = {lowering.loads[t]: t for t in lowering.order}
-    written = [Param(slot, t.dtype, t.type.elements, True) for slot, t in enumerate(outputs)]
+    written = [
+        Param(slot, carrier(t.dtype), t.type.elements, True) for slot, t in enumerate(outputs)
+    ]
     drawn = tuple(
         Store(param, d.ranges, d.index, d.value, d.gate, d.combine)
         for param, d in zip(written, drafts, strict=True)

@@ -13,16 +13,20 @@ from itertools import pairwise
 from niello.core.errors import GraphError
 from niello.core.nodes import walk
 from niello.graph.operation import Operation
-from niello.graph.structural import Assign, ReadVariable
+from niello.graph.region import RegionOp
+from niello.graph.structural import Assign, ReadVariable, VariableOp
 from niello.graph.tensor import Tensor
 from niello.kernel.ir import Kernel, Load, Param, Store
-from niello.schedule.lower import Lowered, lower_group, lower_scatter
+from niello.kernel.routine import Routine
+from niello.schedule.access import is_routine
+from niello.schedule.lower import Lowered, build_routine, lower_group, lower_scatter
 from niello.schedule.stitch import Group, Stitcher, scatters
 
 
 @dataclass(eq=False)
 class Step:
-    """Something that takes its turn: a kernel, or an assign or read of a variable."""
+    """Something that takes its turn: a kernel, or an assign or read of a variable, or a branch or
+    loop."""
 
     number: int
     lowered: Lowered | None = None
@@ -49,13 +53,31 @@ class Step:
     def reads(self) -> tuple[Tensor, ...]:
         """Tensors read from memory."""
         if self.effect is not None:
-            return self.effect.inputs[-1:]
+            inputs = self.effect.inputs
+            return inputs if isinstance(self.effect.op, RegionOp) else inputs[-1:]
         assert self.lowered is not None
         return tuple(
             t
             for t, p in zip(self.lowered.tensors, self.lowered.kernel.params, strict=True)
             if not p.written
         )
+
+
+    @property
+    def writes_variables(self) -> tuple[str, ...]:
+        """Names of the variables that an effect assigns."""
+        op = self.effect.op if self.effect is not None else None
+        if isinstance(op, RegionOp):
+            return op.written
+        return (op.variable,) if isinstance(op, Assign) else ()
+
+    @property
+    def reads_variables(self) -> tuple[str, ...]:
+        """Names of the variables that ordered reads of an effect take."""
+        op = self.effect.op if self.effect is not None else None
+        if isinstance(op, RegionOp):
+            return op.read
+        return (op.variable,) if isinstance(op, ReadVariable) else ()
 
 
 class Order:
@@ -70,7 +92,7 @@ class Order:
         for g in groups:
             self._add(self._lowered(g))
         for o in stitcher.operations:
-            if isinstance(o.op, (Assign, ReadVariable)):
+            if isinstance(o.op, (Assign, ReadVariable, RegionOp)):
                 self._add(Step(o.number, effect=o))
         self._connect()
         self._protect_variables()
@@ -86,6 +108,8 @@ class Order:
         inside = set(group.operations)
         is_view = self.stitcher.is_view
         name = kernel_name(group)
+        if is_routine(group.operations[0]):
+            return Step(group.number, build_routine(name, group.operations[0]), group)
         if scatters(group.operations[0]):
             lowered, pattern = lower_scatter(name, group.operations[0], is_view)
             return Step(group.number, lowered, group, fill=pattern)
@@ -109,30 +133,56 @@ class Order:
         An ordered read (`variable.read()`) sees the assignments that it is ordered after, and
         comes before all others.
         """
-        assigns: dict[Tensor, list[Step]] = {}
-        ordered: dict[Tensor, list[Step]] = {}
+        named = {
+            o.op.variable: o.outputs[0]
+            for o in self.stitcher.operations
+            if isinstance(o.op, VariableOp)
+        }
+        assigns: dict[str, list[Step]] = {}
+        ordered: dict[str, list[Step]] = {}
         for s in self.steps:
-            if s.effect is not None:
-                kind = assigns if isinstance(s.effect.op, Assign) else ordered
-                kind.setdefault(s.effect.inputs[0], []).append(s)
+            for name in s.writes_variables:
+                assigns.setdefault(name, []).append(s)
+            for name in s.reads_variables:
+                if name not in s.writes_variables:
+                    ordered.setdefault(name, []).append(s)
         for writers in assigns.values():
             self._chain(writers)
-        for variable, writers in assigns.items():
-            fresh = ordered.get(variable, [])
-            # An assignment may itself read the old value: of several, a later one needs a copy.
-            readers = [s for s in self.steps if variable in s.reads and s not in fresh]
-            pairs = [(w, r) for w in writers for r in readers if w is not r]
-            if any(self.reaches(w, r) for w, r in pairs):
-                self.snapshots.add(variable)
-            else:
-                for w, r in pairs:
-                    w.before.add(r)
+        for name, writers in assigns.items():
+            fresh = ordered.get(name, [])
+            variable = named.get(name)
+            if variable is not None:
+                self._protect_old(variable, writers, fresh)
             for w in writers:
                 for r in fresh:
                     if not self.reaches(w, r):
                         w.before.add(r)
-            if len(writers) == 1 and variable not in self.snapshots:
-                self._assign_in_place(variable, writers[0], readers)
+            if variable is None or variable in self.snapshots or len(writers) != 1:
+                continue
+            if isinstance(writers[0].effect.op, Assign):  # type: ignore[union-attr]
+                self._assign_in_place(variable, writers[0], self._old_readers(variable, fresh))
+
+    def _old_readers(self, variable: Tensor, fresh: list[Step]) -> list[Step]:
+        """Steps that read a variable as it was when the run began."""
+        regions = [s for s in fresh if isinstance(s.effect.op, RegionOp)]  # type: ignore[union-attr]
+        return [s for s in self.steps if variable in s.reads and (s not in fresh or s in regions)]
+
+    def _protect_old(self, variable: Tensor, writers: list[Step], fresh: list[Step]) -> None:
+        """Order the readers of the old value before its assignments, or copy it first."""
+        # An assignment may itself read the old value: of several, a later one needs a copy.
+        readers = self._old_readers(variable, fresh)
+        pairs = [(w, r) for w in writers for r in readers if w is not r]
+        # A loop that assigns the variable, or reads it in order, needs its old value all the time.
+        both = any(
+            isinstance(r.effect.op, RegionOp) and (r in writers or r in fresh)
+            for r in readers
+            if r.effect is not None
+        )
+        if both or any(self.reaches(w, r) for w, r in pairs):
+            self.snapshots.add(variable)
+            return
+        for w, r in pairs:
+            w.before.add(r)
 
     def _chain(self, writers: list[Step]) -> None:
         """Several assignments of one variable run in the order they were made, unless forced."""
@@ -246,6 +296,8 @@ def overwrite(lowered: Lowered, value: Tensor, variable: Tensor) -> Lowered | No
     """The kernel with the variable's buffer as the buffer of `value`; None where a point of the
     kernel reads other points of the variable than the one it writes."""
     kernel = lowered.kernel
+    if isinstance(kernel, Routine):
+        return None if variable in lowered.tensors else lowered
     out = lowered.tensors.index(value)
     target = next((s for s in kernel.stores if s.param.slot == out), None)
     if target is None:  # nothing is stored into a tensor without elements

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
+from niello.graph.region import RegionOp
 from niello.graph.structural import Assign, Constant, Placeholder, ReadVariable, VariableOp
 from niello.graph.tensor import Tensor
 from niello.kernel.ir import Kernel
+from niello.kernel.routine import Routine
 from niello.passes.computation import Computation
 from niello.runtime.commands import (
     BufferRef,
@@ -26,6 +29,7 @@ from niello.schedule.horizontal import stitch_siblings, stitch_sinks
 from niello.schedule.memory import ALIGNMENT, Lifetime, lower_bound, place
 from niello.schedule.order import Order, Step
 from niello.schedule.recompute import recompute
+from niello.schedule.regions import Frame, Link
 from niello.schedule.stitch import Stitcher
 
 
@@ -55,9 +59,21 @@ def schedule(
     if fuse:
         stitch_siblings(order, limits)
         stitch_sinks(order, limits)
-    assembly = Assembly(computation, order, claims, limits.buffer_alignment)
-    refusals = (*stitcher.refusals, *(claims.refusals if claims is not None else ()))
-    return Scheduled(assembly.program(), refusals, assembly.lower_bound)
+    inside: list[str] = []
+
+    def plan(region: Computation) -> Program:
+        found = schedule(region, limits, fuse=fuse, claims=claims)
+        inside.extend(found.refusals)
+        return found.program
+
+    frames = {
+        step: Frame(step.effect, plan, limits.buffer_alignment)
+        for step in order.steps
+        if step.effect is not None and isinstance(step.effect.op, RegionOp)
+    }
+    assembly = Assembly(computation, order, frames, claims, limits.buffer_alignment)
+    refusals = (*stitcher.refusals, *inside, *(claims.refusals if claims is not None else ()))
+    return Scheduled(assembly.program(), tuple(dict.fromkeys(refusals)), assembly.lower_bound)
 
 
 class Assembly:
@@ -67,6 +83,7 @@ class Assembly:
         self,
         computation: Computation,
         order: Order,
+        frames: Mapping[Step, Frame],
         claims: Claims | None = None,
         alignment: int = ALIGNMENT,
     ) -> None:
@@ -74,10 +91,14 @@ class Assembly:
         self.computation = computation
         self.calls = {} if claims is None else claims.calls
         self.order = order
+        self.frames = frames
         self.steps = order.sorted()
         self.where: dict[Tensor, BufferRef] = {}
         self.constants: list[np.ndarray] = []
         self.variables: list[Tensor] = []
+        self.inner_variables: list[Variable] = []  # that only regions touch
+        self.kernels: dict[tuple[object, ...], int] = {}
+        self.listed: list[Kernel | Routine] = []
         self.lifetimes: list[Lifetime] = []
         self.lower_bound = 0
         self._sources()
@@ -93,14 +114,50 @@ class Assembly:
                 ref = BufferRef(Space.VARIABLE, len(self.variables), 0, o.outputs[0].type.bytes)
                 self.variables.append(o.outputs[0])
                 self.where.setdefault(o.outputs[0], ref)
+        named = {t.operation.op.variable for t in self.variables}  # type: ignore[attr-defined]
+        for frame in self.frames.values():
+            for nested in frame.nested:
+                for v in nested.program.variables:
+                    if v.name not in named and v.name not in nested.carried:
+                        named.add(v.name)
+                        self.inner_variables.append(v)
+
+    def _all_variables(self) -> tuple[Variable, ...]:
+        own = (Variable(t.operation.op.variable, t.type) for t in self.variables)  # type: ignore[attr-defined]
+        return (*own, *self.inner_variables)
 
     def _constant(self, tensor: Tensor) -> BufferRef:
         op = tensor.operation.op
         assert isinstance(op, Constant)
-        ref = BufferRef(Space.CONSTANT, len(self.constants), 0, tensor.type.bytes)
-        self.constants.append(np.ascontiguousarray(op.data.array))
+        index = self._add_constant(np.ascontiguousarray(op.data.array))
+        ref = BufferRef(Space.CONSTANT, index, 0, tensor.type.bytes)
         self.where[tensor] = ref
         return ref
+
+    def _add_constant(self, array: np.ndarray) -> int:
+        self.constants.append(array)
+        return len(self.constants) - 1
+
+    def _add_kernel(self, kernel: Kernel | Routine) -> int:
+        """The number of a kernel; equal ones have the same."""
+        key = kernel.structure
+        if key not in self.kernels:
+            self.kernels[key] = len(self.listed)
+            self.listed.append(kernel)
+        return self.kernels[key]
+
+    def _link(self) -> Link:
+        """How the programs of regions become part of this one."""
+        names = [v.name for v in self._all_variables()]
+        constants: dict[tuple[int, int], int] = {}
+
+        def constant(program: Program, index: int) -> int:
+            key = (id(program), index)
+            if key not in constants:
+                constants[key] = self._add_constant(program.constants[index])
+            return constants[key]
+
+        return Link(lambda p, n: self._add_kernel(p.kernels[n]), constant, names.index)
 
     def _results(self) -> None:
         """Outputs are computed where the caller gets them, in-place assignments in the variable."""
@@ -131,17 +188,23 @@ class Assembly:
             Lifetime(t, t.type.bytes, start, max(last.get(t, start), start))
             for t, start in first.items()
         ]
+        self.lifetimes += [
+            Lifetime(step, self.frames[step].bytes, position, position)
+            for position, step in enumerate(self.steps)
+            if step in self.frames
+        ]
         self.lower_bound = lower_bound(self.lifetimes, self.alignment)
         offsets, total = place(self.lifetimes, self.alignment)
         for t in first:
             self.where[t] = BufferRef(Space.ARENA, 0, offsets[t], t.type.bytes)
+        self.bases = {step: offsets[step] for step in self.frames}
         return total
 
     def _made(self, step: Step) -> list[Tensor]:
         if step.group is not None:
             return step.group.outputs
         assert step.effect is not None
-        return list(step.effect.outputs) if isinstance(step.effect.op, ReadVariable) else []
+        return list(step.effect.outputs)
 
     def place_of(self, tensor: Tensor) -> BufferRef:
         found = self.where.get(tensor)
@@ -150,8 +213,7 @@ class Assembly:
     # --- commands
     def program(self) -> Program:
         commands: list[Command] = []
-        kernels: dict[tuple[object, ...], int] = {}
-        listed: list[Kernel] = []
+        link = self._link()
         for t in self.computation.inputs:
             assert isinstance(t.operation.op, Placeholder)
         for t in self.variables:
@@ -161,22 +223,22 @@ class Assembly:
             elif t in self.computation.targets:
                 commands += self._deliver(t)
         for step in self.steps:
-            if step.effect is not None:
+            if step in self.frames:
+                frame, base = self.frames[step], self.bases[step]
+                commands += frame.commands(base, self.place_of, self._move, link)
+            elif step.effect is not None:
                 commands += self._effect(step)
             else:
-                commands += self._dispatch(step, kernels, listed)
+                commands += self._dispatch(step)
         for t in dict.fromkeys(self.computation.targets):
             if t not in self.variables or t in self.order.snapshots:
                 commands += self._deliver(t)
         return Program(
-            kernels=tuple(listed),
+            kernels=tuple(self.listed),
             commands=tuple(commands),
             inputs=tuple(t.type for t in self.computation.inputs),
             outputs=tuple(t.type for t in self.computation.targets),
-            variables=tuple(
-                Variable(t.operation.op.variable, t.type)  # type: ignore[attr-defined]
-                for t in self.variables
-            ),
+            variables=self._all_variables(),
             constants=tuple(self.constants),
             arena_bytes=self.arena_bytes,
         )
@@ -209,9 +271,7 @@ class Assembly:
             return [Fill(target, pattern)] if target.bytes else []
         return _copy(self.place_of(tensor), target)
 
-    def _dispatch(
-        self, step: Step, kernels: dict[tuple[object, ...], int], listed: list[Kernel]
-    ) -> list[Command]:
+    def _dispatch(self, step: Step) -> list[Command]:
         assert step.lowered is not None and step.group is not None
         kernel = step.lowered.kernel
         if not any(p.elements for p in kernel.params if p.written):
@@ -219,17 +279,13 @@ class Assembly:
         call = self.calls.get(step.group)
         if call is not None:
             return [call.command(tuple(self.place_of(t) for t in call.tensors), step.group.names)]
-        key = (kernel.params, kernel.stores)
-        if key not in kernels:
-            kernels[key] = len(listed)
-            listed.append(kernel)
         filled: list[Command] = []
         if step.fill:
             filled = [Fill(self.place_of(t), step.fill) for t in step.group.outputs]
         return [
             *filled,
             Dispatch(
-                kernels[key],
+                self._add_kernel(kernel),
                 tuple(self.place_of(t) for t in step.lowered.tensors),
                 tuple(p.written for p in kernel.params),
                 step.group.names,

@@ -7,6 +7,8 @@ it is made of is in memory anyway, the readers can start from that: `x - mean` i
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from niello.graph.operation import Operation
 from niello.graph.tensor import Tensor
 from niello.schedule.access import Kind, Way, profile
@@ -16,9 +18,15 @@ from niello.schedule.stitch import Group, Stitcher, is_splat
 COST_PER_READER = 16.0
 
 
-def recompute(stitcher: Stitcher, groups: list[Group]) -> list[Group]:
-    """Turn cheap results into views, readers' side first; returns the groups that are left."""
-    candidates = [t for g in groups for t in g.outputs if t not in stitcher.required]
+def recompute(
+    stitcher: Stitcher, groups: list[Group], kept: Collection[Tensor] = ()
+) -> list[Group]:
+    """Turn cheap results into views, readers' side first; returns the groups that are left.
+
+    Results that are `kept` stay in memory.
+    """
+    needed = {*stitcher.required, *kept}
+    candidates = [t for g in groups for t in g.outputs if t not in needed]
     for tensor in sorted(candidates, key=lambda t: -t.operation.number):
         group = stitcher.group_of.get(tensor.operation)
         if group is None:
@@ -70,6 +78,8 @@ def _worth_it(stitcher: Stitcher, group: Group, tensor: Tensor, cone: list[Opera
         if stitcher.group_of[r] is not group and not _may_recompute(stitcher, r, tensor):
             return False
     before = tensor.type.bytes * (1 + len(outside))
+    if set(group.operations) == set(cone):  # nothing is left that reads the leaves here
+        before += sum(leaf.type.bytes for leaf in leaves)
     after = sum(leaf.type.bytes for g in outside for leaf in leaves - _read_by(stitcher, g))
     cost = sum(stitcher.profiles[o].cost for o in cone)
     # On a tie recomputing wins: writes cost more than reads, and readers of the same may be merged.

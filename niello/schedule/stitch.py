@@ -14,11 +14,12 @@ from niello.core.dtypes import bool_
 from niello.core.shapes import StaticShape
 from niello.graph.opdef import Trait
 from niello.graph.operation import Operation
+from niello.graph.region import RegionOp
 from niello.graph.structural import Assign, Constant, ReadVariable
 from niello.graph.tensor import Tensor
 from niello.passes.computation import Computation
 from niello.runtime.target import Limits
-from niello.schedule.access import Access, Kind, Profile, Way, profile
+from niello.schedule.access import Access, Kind, Profile, Way, is_routine, profile
 
 # A row kernel works on `outer` rows in parallel: with fewer rows than this it would leave threads
 # idle, unless the whole is so small that it does not matter.
@@ -105,6 +106,27 @@ def _narrows(operation: Operation) -> bool:
     return made and not any(t.dtype.is_half for t in operation.inputs)
 
 
+def _widens(operation: Operation) -> bool:
+    """Makes a wider float of one half tensor."""
+    made = operation.outputs[0].dtype
+    return len(operation.inputs) == 1 and operation.inputs[0].dtype.is_half and (
+        made.is_float and not made.is_half
+    )
+
+
+def _is_small(tensor: Tensor, depth: int = 4) -> bool:
+    """Integers of at most 16 bits or a number, or made of such element by element."""
+    if tensor.type.elements == 1 or (tensor.dtype.is_integer and tensor.dtype.bits <= 16):
+        return True
+    made = tensor.operation
+    return (
+        depth > 0
+        and tensor.dtype.is_integer
+        and Trait.ELEMENTWISE in made.op.traits
+        and all(_is_small(t, depth - 1) for t in made.inputs)
+    )
+
+
 def scatters(operation: Operation) -> bool:
     """Whether an operation runs as additions into its result rather than as a sum for each element.
 
@@ -124,6 +146,9 @@ class Stitcher:
         self.fuse = fuse
         self.operations = computation.reachable()
         self.required = self._required()
+        self.contracted = {
+            t for o in self.operations if Trait.CONTRACTION in o.op.traits for t in o.inputs
+        }
         self.refusals: list[str] = []
         self.profiles: dict[Operation, Profile] = {}
         self.group_of: dict[Operation, Group] = {}
@@ -134,7 +159,7 @@ class Stitcher:
         """Tensors that must be in memory: targets and assigned values."""
         needed = set(self.computation.targets)
         for o in self.operations:
-            if Trait.STATEFUL in o.op.traits:
+            if Trait.STATEFUL in o.op.traits or is_routine(o):
                 needed.update(o.inputs)
         return needed
 
@@ -142,8 +167,9 @@ class Stitcher:
         """Something that nobody needs in memory: its readers compute it from its input.
 
         Movements; comparisons of one tensor with a constant (the mask of a ReLU): reading the
-        tensor again costs less than writing and reading the mask beside it; and arithmetic on
-        scalars (a learning rate that decays), which each reader does once.
+        tensor again costs less than writing and reading the mask beside it; a half type made wider,
+        unless a contraction reads it; and arithmetic on scalars (a learning rate that decays),
+        which each reader does once.
         """
         if not self.fuse or any(t in self.required for t in operation.outputs):
             return False
@@ -156,6 +182,8 @@ class Stitcher:
             return False
         if all(t.type.elements == 1 for t in (*operation.inputs, *operation.outputs)):
             return True
+        if _widens(operation):
+            return operation.outputs[0] not in self.contracted
         if operation.outputs[0].dtype is not bool_:
             return False
         return sum(not is_splat(t) for t in operation.inputs) == 1
@@ -172,7 +200,7 @@ class Stitcher:
         for o in self.operations:
             before = [t.operation for t in o.inputs] + list(o.control_inputs)
             reach = frozenset().union(*(sources[p] for p in before if p in sources))
-            if self.is_anchor(o) or isinstance(o.op, (Assign, ReadVariable)):
+            if self.is_anchor(o) or isinstance(o.op, (Assign, ReadVariable, RegionOp)):
                 for s in reach:
                     readers.setdefault(s, set()).add(o)
                 reach = frozenset((o,))
@@ -260,7 +288,8 @@ class Stitcher:
         for o in group.operations:
             outside = any(r not in inside for r in self.readers.get(o, ()))
             for t in o.outputs:
-                if t in self.required or (outside and self._read_outside(t, inside)):
+                needed = t in self.required or is_routine(o)
+                if needed or (outside and self._read_outside(t, inside)):
                     found.append(t)
         return found
 
@@ -276,6 +305,11 @@ class Stitcher:
     def may_fuse(self, operations: list[Operation]) -> Layout | Refusal:
         """The common iteration space of the operations, or why there is none."""
         inside = set(operations)
+        if any(is_routine(o) for o in operations):
+            if len(operations) > 1:
+                return Refusal("a routine has a kernel of its own")
+            elements = operations[0].outputs[0].type.elements
+            return Layout(Kind.ROUTINE, elements, 1, frozenset(operations))
         profiles = [self.profiles[o] for o in operations]
         contractions = [o for o in operations if self.profiles[o].kind is Kind.CONTRACT]
         if len(contractions) > 1:
@@ -403,8 +437,10 @@ class Stitcher:
             return Refusal("a contraction reads operands of half types from memory")
         reuse = max(a.reuse for _, a in uses) * len(uses)
         cost = self.profiles[o].cost
-        if contractions and (cost > CHEAP_PROLOGUE or reuse > 1.0):
+        # Small integers are multiplied as they are: wider ones would only take more memory.
+        small = contractions and all(_is_small(t) for t in o.inputs)
+        if contractions and not small and (cost > CHEAP_PROLOGUE or reuse > 1.0):
             return Refusal("a contraction reads it faster from memory")
-        if reuse > 1.0 and cost * reuse > CHEAP * len(uses):
+        if not small and reuse > 1.0 and cost * reuse > CHEAP * len(uses):
             return Refusal(f"it would be computed {reuse:.0f} times")
         return None

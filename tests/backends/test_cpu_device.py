@@ -24,7 +24,12 @@ SHARED, EACH, MOST = 8, 100, 3
 
 # Output 0 is input 0 plus the number of threads, output 1 the scratch offset of each thread.
 MODULE = f"""
-@niello_info = constant [4 x i64] [i64 {SHARED}, i64 {EACH}, i64 {MOST}, i64 4]
+@niello_info = constant [5 x i64] [i64 {SHARED}, i64 {EACH}, i64 {MOST}, i64 4, i64 0]
+@niello_absorbed = constant [1 x i8] zeroinitializer
+
+define void @niello_pack(ptr %a, ptr %s, i64 %t, i64 %n, ptr %b) {{
+  ret void
+}}
 
 define void @niello_run(ptr %a, ptr %s, i64 %t, i64 %n, ptr %b) {{
 entry:

@@ -53,6 +53,13 @@ static int __popc(unsigned x) { return __builtin_popcount(x); }
 static int __popcll(unsigned long long x) { return __builtin_popcountll(x); }
 static unsigned __umulhi(unsigned a, unsigned b) { return (unsigned)(((uint64_t)a * b) >> 32); }
 
+template <class T> static T atomicAdd(T* p, T v) { T old = *p; *p = old + v; return old; }
+template <class T> static T atomicMin(T* p, T v) { T old = *p; if (v < old) *p = v; return old; }
+template <class T> static T atomicMax(T* p, T v) { T old = *p; if (old < v) *p = v; return old; }
+template <class T> static T atomicAnd(T* p, T v) { T old = *p; *p = old & v; return old; }
+template <class T> static T atomicOr(T* p, T v) { T old = *p; *p = old | v; return old; }
+template <class T> static T atomicXor(T* p, T v) { T old = *p; *p = old ^ v; return old; }
+
 static ucontext_t scheduler, fibres[1024];
 static int current;
 static bool finished[1024];
@@ -113,9 +120,69 @@ static unsigned nl_float_to_bfloat16(float f) {
   if ((b & 0x7fffffff) > 0x7f800000) return (b >> 16) | 0x40;
   return (b + 0x7fff + ((b >> 16) & 1)) >> 16;
 }
+// Tensor cores: what threads of a warp (32 neighbours) have is laid out for all to see.
+static void nl_copy_16(unsigned* to, const unsigned short* from, long long at, bool is) {
+  if (is) memcpy(to, from + at, 16); else memset(to, 0, 16);
+}
+static void nl_copies_done() {}
+static const uint16_t* rows_of[1024];
+static uint16_t piece(int first, int row, int column) { return rows_of[first + row][column]; }
+static void nl_pieces_any(unsigned** out, const unsigned* row, bool turned) {
+  rows_of[current] = (const uint16_t*)row;
+  __syncthreads();
+  const int lane = current % 32, start = current - lane, g = lane / 4, t = 2 * (lane % 4);
+  for (int p = 0; p < 4; p++) {
+    const int first = start + 8 * p;
+    const unsigned low = turned ? piece(first, t, g) : piece(first, g, t);
+    const unsigned high = turned ? piece(first, t + 1, g) : piece(first, g, t + 1);
+    *out[p] = low | high << 16;
+  }
+  __syncthreads();
+}
+static void nl_pieces(unsigned& a, unsigned& b, unsigned& c, unsigned& d, const unsigned* row) {
+  unsigned* out[] = {&a, &b, &c, &d};
+  nl_pieces_any(out, row, false);
+}
+static void nl_pieces_turned(
+    unsigned& a, unsigned& b, unsigned& c, unsigned& d, const unsigned* row) {
+  unsigned* out[] = {&a, &b, &c, &d};
+  nl_pieces_any(out, row, true);
+}
+static unsigned factors_a[1024][4], factors_b[1024][2];
+static float from_bfloat16(unsigned h) { return __uint_as_float(h << 16); }
+static void nl_mma_any(float** c, const unsigned* a, const unsigned* b, float (*value)(unsigned)) {
+  memcpy(factors_a[current], a, 16);
+  memcpy(factors_b[current], b, 8);
+  __syncthreads();
+  const int lane = current % 32, start = current - lane;
+  for (int n = 0; n < 4; n++) {
+    const int row = lane / 4 + n / 2 * 8, column = lane % 4 * 2 + n % 2;
+    float total = 0;
+    for (int k = 0; k < 16; k++) {
+      const int high = k % 2 * 16, half = k / 8, thread = k % 8 / 2;
+      const unsigned x = factors_a[start + row % 8 * 4 + thread][row / 8 + 2 * half] >> high;
+      const unsigned y = factors_b[start + column * 4 + thread][half] >> high;
+      total += value(x & 0xffff) * value(y & 0xffff);
+    }
+    *c[n] += total;
+  }
+  __syncthreads();
+}
+#define MMA(name, value) static void nl_mma_##name(                                      \\
+    float& c0, float& c1, float& c2, float& c3, unsigned a0, unsigned a1, unsigned a2,   \\
+    unsigned a3, unsigned b0, unsigned b1) {                                             \\
+  float* c[] = {&c0, &c1, &c2, &c3};                                                     \\
+  const unsigned a[] = {a0, a1, a2, a3}, b[] = {b0, b1};                                 \\
+  nl_mma_any(c, a, b, value);                                                            \\
+}
+MMA(bfloat16, from_bfloat16)
+MMA(float16, nl_float16_to_float)
 """
 
-_NATIVE = ("nl_float16_to_float", "nl_float_to_float16", "nl_float_to_bfloat16")
+_NATIVE = (
+    "nl_float16_to_float", "nl_float_to_float16", "nl_float_to_bfloat16", "nl_copy_16",
+    "nl_copies_done", "nl_pieces", "nl_pieces_turned", "nl_mma_bfloat16", "nl_mma_float16",
+)  # fmt: skip
 
 
 def compiler() -> str | None:

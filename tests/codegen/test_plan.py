@@ -182,3 +182,36 @@ def test_a_scatter_that_cannot_collide_is_a_plain_store() -> None:
     assert isinstance(twice, Nest)
     assert twice.stores[0].combine == "add"
     assert math.prod(r.extent for r in twice.ranges) == 50
+
+
+def taps(n: Range, c: Range, k: Range, store_ranges: tuple[Range, ...]) -> Kernel:
+    """Sums over three rows below each row, times weights of their own."""
+    size = (n.extent + 2) * c.extent
+    x, w = Param(0, float32, size, False), Param(1, float32, 3 * c.extent, False)
+    y = Param(2, float32, n.extent * c.extent, True)
+    body = Load(x, (n + k) * c.extent + c, None) * Load(w, k * c.extent + c, None)
+    value = Reduce("add", (k,), body)
+    return Kernel("taps", (x, w, y), (store(y, store_ranges, n * c.extent + c, value),))
+
+
+def test_short_windows_are_written_out() -> None:
+    n, c, k = Range("n", 20), Range("c", 32), Range("k", 3)
+    (nests,) = plan(taps(n, c, k, (n, c))).stages
+    (nest,) = nests
+    assert isinstance(nest, Nest)
+    (phase,) = nest.phases
+    assert not phase.reductions
+    assert not [x for x in walk([s.value for s in phase.stores]) if isinstance(x, Reduce)]
+    fused = [x for x in walk([s.value for s in phase.stores]) if getattr(x, "name", "") == "fma"]
+    assert len(fused) == 2
+
+
+def test_windows_along_lanes_and_long_ones_stay_loops() -> None:
+    n, c = Range("n", 20), Range("c", 32)
+    long = plan(taps(n, c, Range("k", 3), (c, n)))  # lanes would run over rows
+    assert long.stages[0][0].phases[0].reductions  # type: ignore[union-attr]
+    x, y = Param(0, float32, 20 * 32 * 40, False), Param(1, float32, 20 * 32, True)
+    k = Range("k", 40)
+    value = Reduce("add", (k,), Load(x, (k * 20 + n) * 32 + c, None))
+    (nest,) = plan(Kernel("sums", (x, y), (store(y, (n, c), n * 32 + c, value),))).stages[0]
+    assert nest.phases[0].reductions  # type: ignore[union-attr]

@@ -10,14 +10,25 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 import niello.ops  # noqa: F401  (fills the registry)
-from niello.core.dtypes import DType, float32, float64
+from niello.core.dtypes import DType, complex128, float32, float64
+from niello.core.shapes import MAX_RANK
 from niello.core.types import TensorType
 from niello.graph.graph import GraphDefinition
 from niello.graph.opdef import Op, Sample, Spec, Trait, registry
 from niello.graph.tensor import Tensor
+from niello.passes.split_complex import as_border
 
 # Relative error allowed between the reference and anything else that computes the same.
-RELATIVE = {"float16": 2e-3, "bfloat16": 1.6e-2, "float32": 2e-6, "float64": 1e-12}
+RELATIVE = {
+    "float16": 2e-3,
+    "bfloat16": 1.6e-2,
+    "float32": 2e-6,
+    "float64": 1e-12,
+    "complex32": 1e-2,
+    "complex64": 1e-5,
+    "complex128": 1e-11,
+}
+RELATIVE |= {"float8_e4m3fn": 1e-9, "float8_e5m2": 1e-9}  # equal, NaN included
 
 
 @dataclass(frozen=True)
@@ -66,6 +77,8 @@ def cases(name: str, keep: Callable[[Sample, DType], bool] | None = None) -> Ite
         for dtype in dtypes_of(cls, sample):
             if keep is not None and not keep(sample, dtype):
                 continue
+            if dtype.is_complex and any(len(s.shape) == MAX_RANK for s in sample.inputs):
+                continue  # a complex tensor has one dimension less
             arrays = tuple(
                 make(spec, dtype, seed(name, number, i)) for i, spec in enumerate(sample.inputs)
             )
@@ -91,13 +104,20 @@ def dtypes_of(cls: type[Op], sample: Sample) -> list[DType]:
     """Dtypes of the sample's main inputs; one is enough where no input depends on it."""
     allowed = list(sample.dtypes or cls.dtypes)
     given = [a for a in sample.inputs if isinstance(a, np.ndarray)]
-    if any(a.dtype.kind == "f" for a in given):
+    if any(is_main(a) for a in given):
         allowed = [d for d in allowed if d.is_float]
+    if any(a.dtype.kind == "c" for a in given):
+        allowed = [d for d in allowed if d.is_complex]
     depends = any(
-        a.dtype.kind == "f" if isinstance(a, np.ndarray) else a.kind in ("main", "distinct")
+        is_main(a) if isinstance(a, np.ndarray) else a.kind in ("main", "distinct")
         for a in sample.inputs
     )
     return allowed if depends else allowed[:1]
+
+
+def is_main(array: np.ndarray) -> bool:
+    """An array of a sample that takes the case's dtype: one of NumPy's own floats."""
+    return array.dtype.kind == "c" or (array.dtype.kind == "f" and array.dtype.itemsize > 1)
 
 
 def seed(*what: object) -> int:
@@ -108,7 +128,7 @@ def make(spec: Spec | np.ndarray, dtype: DType, number: int) -> np.ndarray:
     """The array that a sample's input stands for; arrays of floats take the case's dtype."""
     if isinstance(spec, np.ndarray):
         with np.errstate(over="ignore"):
-            return spec.astype(dtype.numpy) if spec.dtype.kind == "f" else spec
+            return spec.astype(dtype.numpy) if is_main(spec) else spec
     rng = np.random.default_rng(number)
     size = int(np.prod(spec.shape))
     if spec.kind == "bool" or (dtype.kind == "bool" and spec.kind in ("main", "distinct")):
@@ -116,6 +136,9 @@ def make(spec: Spec | np.ndarray, dtype: DType, number: int) -> np.ndarray:
     if spec.kind == "index":
         return rng.integers(int(spec.low), int(spec.high) + 1, spec.shape).astype(np.int32)
     target = float32 if spec.kind == "float" else dtype
+    if target.is_complex:
+        parts = [make(spec, target.plane, number + i) for i in (0, 1)]
+        return np.stack(parts, -1).view(target.numpy)[..., 0]
     if target.is_float:
         if spec.kind == "distinct":
             values = rng.permutation(np.linspace(spec.low, spec.high, size)).reshape(spec.shape)
@@ -131,8 +154,8 @@ def make(spec: Spec | np.ndarray, dtype: DType, number: int) -> np.ndarray:
 
 
 def differentiable(sample: Sample, dtype: DType) -> bool:
-    """Finite differences are taken in float64 only."""
-    return sample.grad and dtype is float64
+    """Finite differences are taken in float64 and complex128 only."""
+    return sample.grad and dtype in (float64, complex128)
 
 
 def mismatch(
@@ -148,6 +171,9 @@ def mismatch(
     relative = RELATIVE.get(expected.dtype.name)
     if relative is None:
         return None if np.array_equal(expected, found) else differing(expected, found)
+    if found.dtype.name.startswith("complex"):
+        pairs = [as_border(np.ascontiguousarray(x)) for x in (expected, found)]
+        expected, found = pairs
     a, b = expected.astype(np.float64), found.astype(np.float64)
     many_roundings = 10.0 if sums and expected.dtype.itemsize > 2 else 1.0
     limit = relative * tolerance * many_roundings

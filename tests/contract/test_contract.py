@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 
 from niello.autodiff.gradients import gradients
-from niello.core.dtypes import ALL
+from niello.core.dtypes import ALL, DType, carrier
+from niello.core.dtypes import dtype as dtype_of
 from niello.core.errors import DTypeError, NielloError, NotDifferentiable, ShapeError
 from niello.core.shapes import merge_shapes
 from niello.core.types import TensorType
 from niello.graph.evaluate import evaluate
-from niello.graph.opdef import Trait, refusal
+from niello.graph.opdef import Trait, functions, refusal
 from niello.graph.structural import Constant
 from niello.graph.tensor import Tensor
 from niello.kernel.interpret import interpret
@@ -19,6 +20,7 @@ from niello.passes import pipeline
 from niello.passes.computation import Computation
 from niello.passes.decompose import Decompose
 from niello.passes.fold import Fold
+from niello.passes.split_complex import SplitComplex, as_border
 from niello.schedule.lower import lower_group
 from tests.contract.contract_cases import (
     Case,
@@ -30,6 +32,7 @@ from tests.contract.contract_cases import (
     seed,
     unknown_forms,
 )
+from tests.contract.routine_runs import has_routines, run_operations
 
 STEP = 1e-6  # of central differences in float64
 DIRECTIONS = 2
@@ -122,20 +125,40 @@ def run_kernel(case: Case) -> list[np.ndarray]:
     """The op alone, lowered to one kernel and interpreted."""
     inputs, outputs = case.build()
     source = Computation(inputs[0].graph if inputs else outputs[0].graph, tuple(inputs), outputs)
-    source = Decompose()(source)
-    fed = dict(zip(source.inputs, case.arrays, strict=True))
+    wanted = [t.dtype for t in source.targets]
+    source = SplitComplex()(Decompose()(source))
+    fed = dict(zip(source.inputs, map(as_border, case.arrays), strict=True))
+    if has_routines(source):
+        found = run_operations(source, fed)
+        return [
+            from_border(a, t, dtype)
+            for a, t, dtype in zip(found, source.targets, wanted, strict=True)
+        ]
     inside = lambda operation: Trait.STRUCTURAL not in operation.op.traits  # noqa: E731
     produced = {}
     computed = [t for t in dict.fromkeys(source.targets) if inside(t.operation)]
     if computed:
         lowered = lower_group("contract", computed, inside)
         buffers = [buffer_of(t, fed) for t in lowered.tensors]
-        interpret(lowered.kernel, buffers)
+        interpret(lowered.kernel, [as_carried(b) for b in buffers])
         produced = dict(zip(lowered.tensors, buffers, strict=True))
     return [
-        (produced[t] if t in produced else buffer_of(t, fed)).reshape(t.type.static_shape)
-        for t in source.targets
+        from_border((produced[t] if t in produced else buffer_of(t, fed)), t, dtype)
+        for t, dtype in zip(source.targets, wanted, strict=True)
     ]
+
+
+def as_carried(buffer: np.ndarray) -> np.ndarray:
+    """A buffer as kernels see it: bytes for storage types."""
+    return buffer.view(carrier(dtype_of(buffer.dtype)).numpy)
+
+
+def from_border(array: np.ndarray, tensor: Tensor, dtype: DType) -> np.ndarray:
+    """A result in its own dtype: a complex one is computed as a real one twice as long."""
+    shape = tensor.type.static_shape
+    if not dtype.is_complex:
+        return array.reshape(shape)
+    return np.ascontiguousarray(array).reshape(-1).view(dtype.numpy).reshape(shape[:-1])
 
 
 def buffer_of(tensor: Tensor, fed: dict[Tensor, np.ndarray]) -> np.ndarray:
@@ -155,7 +178,9 @@ def test_passes_keep_the_value(name: str) -> None:
         source = Computation(outputs[0].graph, tuple(inputs), outputs)
         try:
             made = pipeline.run(pipeline.optimising(case.types), source)
-            found = evaluate(made.targets, dict(zip(made.inputs, case.arrays, strict=True)))
+            fed = dict(zip(made.inputs, map(as_border, case.arrays), strict=True))
+            pairs = zip(evaluate(made.targets, fed), made.targets, outputs, strict=True)
+            found = [from_border(a, t, old.dtype) for a, t, old in pairs]
         except Exception as error:
             problems.append(f"{case}: {type(error).__name__}: {error}")
             continue
@@ -221,14 +246,14 @@ def directional(outputs: list[Tensor], feeds: dict, along: dict, seeds: list[np.
         moved = {t: a + sign * STEP * along[t] if t in along else a for t, a in feeds.items()}
         found = evaluate(outputs, moved)
         # Elements with a seed of zero (those that are not finite) do not count.
-        parts = [np.where(s == 0.0, 0.0, v) * s for v, s in zip(found, seeds, strict=True)]
-        return float(sum(np.sum(p) for p in parts))
+        parts = [np.where(s == 0.0, 0.0, v) * np.conj(s) for v, s in zip(found, seeds, strict=True)]
+        return float(sum(np.sum(p).real for p in parts))
 
     return (total(1.0) - total(-1.0)) / (2.0 * STEP)
 
 
 def float_ones(tensors: list[Tensor]) -> list[Tensor]:
-    return [t for t in tensors if t.dtype.is_float]
+    return [t for t in tensors if t.dtype.is_inexact]
 
 
 def gradient_sums(
@@ -246,7 +271,12 @@ def gradient_sums(
 def random_seeds(rng: np.random.Generator, outputs: list[Tensor], feeds: dict) -> list[np.ndarray]:
     """Weights of the elements of the outputs; zero where a value is infinite or NaN."""
     values = evaluate(outputs, feeds)
-    return [np.where(np.isfinite(v), rng.uniform(0.5, 1.5, v.shape), 0.0) for v in values]
+    return [np.where(np.isfinite(v), random_like(rng, v, 0.5, 1.5), 0.0) for v in values]
+
+
+def random_like(rng: np.random.Generator, like: np.ndarray, low: float, high: float) -> np.ndarray:
+    found = rng.uniform(low, high, like.shape)
+    return found + 1j * rng.uniform(low, high, like.shape) if like.dtype.kind == "c" else found
 
 
 def check_direction(case: Case, order: int) -> list[str]:
@@ -267,8 +297,8 @@ def check_direction(case: Case, order: int) -> list[str]:
     if problems:
         return problems
     for _ in range(DIRECTIONS):
-        along = {t: rng.uniform(-1.0, 1.0, t.type.static_shape) for t in wanted}
-        terms = [g * along[t] for t, g in zip(wanted, found, strict=True)]
+        along = {t: random_like(rng, feeds[t], -1.0, 1.0) for t in wanted}
+        terms = [(np.conj(g) * along[t]).real for t, g in zip(wanted, found, strict=True)]
         exact = float(sum(np.sum(v) for v in terms))
         scale = 1.0 + float(sum(np.sum(np.abs(v)) for v in terms))
         near = directional(outputs, feeds, along, seeds)
@@ -298,7 +328,7 @@ def test_gradient_with_unknown_sizes(name: str) -> None:
         outputs, wanted = float_ones(list(made)), float_ones(inputs)
         if not outputs or not wanted:
             continue
-        seeds = [np.ones(t.type.static_shape) for t in outputs]
+        seeds = [np.ones(t.type.static_shape, t.dtype.numpy) for t in outputs]
         expected = evaluate(
             gradient_sums(outputs, seeds, wanted), dict(zip(inputs, case.arrays, strict=True))
         )
@@ -325,11 +355,19 @@ def free_gradients(case: Case) -> list[np.ndarray]:
     made = graph.add(case.op, inputs).outputs
     wanted, sums = float_ones(inputs), {}
     for output in float_ones(list(made)):
-        for t, g in gradients(output, wanted).items():
+        seed = nl_ones(output) if output.dtype.is_complex else None
+        for t, g in gradients(output, wanted, seed=seed).items():
             sums[t] = g if t not in sums else sums[t] + g
     source = Computation(graph, tuple(inputs), tuple(sums[t] for t in wanted))
     bound = pipeline.run(pipeline.optimising(case.types), source)
-    return evaluate(bound.targets, dict(zip(bound.inputs, case.arrays, strict=True)))
+    fed = dict(zip(bound.inputs, map(as_border, case.arrays), strict=True))
+    pairs = zip(evaluate(bound.targets, fed), bound.targets, wanted, strict=True)
+    return [from_border(a, t, old.dtype) for a, t, old in pairs]
+
+
+def nl_ones(like: Tensor) -> Tensor:
+    """Ones of the type of a tensor whose sizes are not known."""
+    return functions()["broadcast_like"](like.graph.constant(1, like.dtype), like)
 
 
 @pytest.mark.parametrize("name", [n for n in operations() if refusal(registry()[n]) is not None])

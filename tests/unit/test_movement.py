@@ -447,13 +447,13 @@ def test_gather_gradient_with_unknown_sizes() -> None:
 
 
 def test_scatter_form_is_the_pull_form() -> None:
-    """The plan of additions that gather_sum offers, carried out literally, is its reference."""
+    """The plan of additions that scatter_reduce offers, carried out literally, is its reference."""
     from niello.kernel import ir
     from niello.kernel.build import Builder, Value, ravel
     from niello.kernel.interpret import interpret
-    from niello.ops.indexing import GatherSum
+    from niello.ops.gather import ScatterReduce
 
-    op = GatherSum(axis=1, batch_dims=1, size=4)
+    op = ScatterReduce("add", axis=1, batch_dims=1, form="slices", shape=(2, 4, 2))
     dy, places = ramp(2, 3, 2) + 1, np.array([[0, -1, 9], [3, 0, 0]], np.int32)
     params = [
         ir.Param(0, nl.float32, dy.size, False),

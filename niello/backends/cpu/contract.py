@@ -7,6 +7,8 @@ emit_contract(module, name, kernel, target, threads) write its functions
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
 
 from niello.backends.cpu.contract_pairs import Pairs, find_pairs
@@ -15,7 +17,7 @@ from niello.backends.cpu.contract_sides import Rowside, Sides, bound_ranges
 from niello.backends.cpu.gemm import emit_contraction
 from niello.backends.cpu.gemm_dot import MOST_ROWS
 from niello.backends.cpu.gemm_tile import Target
-from niello.backends.cpu.gemm_types import Contraction, Emitted, Place
+from niello.backends.cpu.gemm_types import Contraction, Emitted, Place, Ready
 from niello.backends.cpu.jit import CpuTarget
 from niello.backends.cpu.llvm_text import Function, Module, Value
 from niello.backends.cpu.llvm_text import lanes as count
@@ -24,32 +26,47 @@ from niello.backends.cpu.render_reduce import emit_reduction
 from niello.backends.cpu.render_types import register_type
 from niello.backends.cpu.vectors import Emitter, Scope
 from niello.core.errors import CompilerBug
-from niello.kernel.ir import Kernel, Range
+from niello.core.nodes import walk
+from niello.kernel.ir import Expr, Kernel, Load, Range
 
 __all__ = ["Emitted", "contraction_of", "emit_contract"]
 
 
 def emit_contract(
-    module: Module, name: str, kernel: Kernel, target: CpuTarget, threads: int
+    module: Module,
+    name: str,
+    kernel: Kernel,
+    target: CpuTarget,
+    threads: int,
+    constants: frozenset[int] = frozenset(),
 ) -> Emitted:
     """Write the functions of a kernel that `contraction_of` accepts.
 
     Each is `void f(ptr b0, ptr b1, ..., ptr scratch, i64 thread, i64 threads)`, a pointer per
     kernel parameter. All threads run the first function, then, after a barrier, the second, and so
-    on. `threads` is how many the work is divided for; any number may run it. Raises CompilerBug for
-    a kernel that `contraction_of` refuses.
+    on. `threads` is how many the work is divided for; any number may run it. `constants` are the
+    slots of parameters that hold the same in every run: an operand made of them may be packed once,
+    by the function `pack` of what is returned, into memory that all functions then take as `ptr
+    ready` behind the kernel's parameters. Raises CompilerBug for a kernel that `contraction_of`
+    refuses.
     """
     contract = contraction_of(kernel)
     if contract is None:
         raise CompilerBug(
             "emit_contract", "not a kernel around one contraction", received=kernel.name
         )
-    return _Bridge(module, name, kernel, target, threads).emit()
+    return _Bridge(module, name, kernel, target, threads, constants).emit()
 
 
 class _Bridge:
     def __init__(
-        self, module: Module, name: str, kernel: Kernel, target: CpuTarget, threads: int
+        self,
+        module: Module,
+        name: str,
+        kernel: Kernel,
+        target: CpuTarget,
+        threads: int,
+        constants: frozenset[int],
     ) -> None:
         contract = contraction_of(kernel)
         assert contract is not None
@@ -57,7 +74,7 @@ class _Bridge:
         self.threads = threads
         self.target = tile_target(target)
         width = max(1, self.target.vector_bytes // contract.dtype.itemsize)
-        self.roles: Roles = assign_roles(kernel, contract, width)
+        self.roles: Roles = assign_roles(kernel, contract, width, constants)
         self.sides = Sides(self.roles, self.target, self.emitter)
         self._emitters: dict[str, Emitter] = {}
         self._scopes: dict[tuple[str, ...], Scope] = {}
@@ -67,7 +84,8 @@ class _Bridge:
         """The expression emitter of a function being written."""
         found = self._emitters.get(f.name)
         if found is None:
-            pointers = dict(zip(self.kernel.params, place.arguments, strict=True))
+            params = self.kernel.params
+            pointers = dict(zip(params, place.arguments[: len(params)], strict=True))
             found = self._emitters[f.name] = Emitter(f, self.cpu, pointers, emit_reduction)
         return found
 
@@ -77,14 +95,16 @@ class _Bridge:
         k = [r.extent for r in roles.k]
         if pairs is not None:
             k[-1] = -(-k[-1] // 2)
+        b = sides.b()
+        parameters = [("ptr", f"b{p.slot}") for p in self.kernel.params]
         contraction = Contraction(
             name=self.name,
-            parameters=[("ptr", f"b{p.slot}") for p in self.kernel.params],
+            parameters=[*parameters, ("ptr", "ready")] if isinstance(b, Ready) else parameters,
             m=roles.m.extent,
             n=roles.n.extent,
             k=tuple(k),
             a=rowside.side,
-            b=sides.b(),
+            b=b,
             finish=self.finish,
             element=register_type(roles.result.dtype),
             batch=tuple(r.extent for r in roles.batch),
@@ -95,7 +115,15 @@ class _Bridge:
             pairs="" if pairs is None else pairs.kind,
             parallel=self.threads,
         )
-        return emit_contraction(self.module, contraction, self.target)
+        made = emit_contraction(self.module, contraction, self.target)
+        return replace(made, absorbed=self._absorbed()) if made.pack else made
+
+    def _absorbed(self) -> frozenset[int]:
+        """Slots of parameters that only operand B reads."""
+        roles = self.roles
+        gates = [s.gate for s in roles.stores if s.gate is not None]
+        elsewhere = [roles.a, *gates, *(e for s in roles.stores for e in (s.index, s.value))]
+        return _slots([roles.b]) - _slots(elsewhere)
 
     def _choose_sides(self) -> tuple[Pairs | None, Sides, Rowside]:
         """In pairs where the target and the operands allow it, else element by element."""
@@ -150,6 +178,10 @@ class _Bridge:
             values = [s.value for s in self.roles.stores]
             em.hoist(values, found, [others, *bound_ranges(values)])
         return found
+
+
+def _slots(exprs: Sequence[Expr]) -> frozenset[int]:
+    return frozenset(n.param.slot for n in walk(exprs) if isinstance(n, Load))
 
 
 def tile_target(target: CpuTarget) -> Target:

@@ -57,12 +57,26 @@ def _as_int16(expr: Expr) -> Expr | None:
     """The operand in int16, where all its values fit."""
     if isinstance(expr, Cast) and _fits(expr.x.dtype):
         return ir.cast(expr.x, dtypes.int16)
+    if isinstance(expr, Fn) and expr.name in ("add", "sub"):
+        # Bytes less a zero point: 9 bits and a sign.
+        parts = [_as_byte(a) for a in expr.args]
+        if None not in parts:
+            return ir.fn(expr.name, *parts)
     found = _guarded(expr)
     if found is None:
         return None
     test, value = found
     inner = _as_int16(value)
     return None if inner is None else ir.fn("where", test, inner, ir.const(0, dtypes.int16))
+
+
+def _as_byte(expr: Expr) -> Expr | None:
+    """An int16 of values from -256 to 255."""
+    if isinstance(expr, ir.Const) and -256 <= expr.value <= 255:
+        return ir.const(expr.value, dtypes.int16)
+    if isinstance(expr, Cast) and expr.x.dtype in (dtypes.int8, dtypes.uint8):
+        return ir.cast(expr.x, dtypes.int16)
+    return None
 
 
 def _fits(dtype: DType) -> bool:

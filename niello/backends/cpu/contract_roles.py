@@ -44,6 +44,7 @@ class Roles:
     b: Expr
     result: Expr
     stores: tuple[Store, ...]
+    b_is_constant: bool = False
 
     @property
     def contiguous(self) -> Range | None:
@@ -90,14 +91,21 @@ def contraction_of(kernel: Kernel) -> Contract | None:
     return contract if (a - b or b - a) else None
 
 
-def assign_roles(kernel: Kernel, contract: Contract, width: int) -> Roles:
-    """Classify, merge and rewrite. `width` is the number of lanes of the widest vector."""
-    return _Assignment(kernel, contract, width).run()
+def assign_roles(
+    kernel: Kernel, contract: Contract, width: int, constants: frozenset[int] = frozenset()
+) -> Roles:
+    """Classify, merge and rewrite. `width` is the number of lanes of the widest vector.
+
+    `constants` are the slots of parameters that hold the same in every run.
+    """
+    return _Assignment(kernel, contract, width, constants).run()
 
 
 class _Assignment:
-    def __init__(self, kernel: Kernel, contract: Contract, width: int) -> None:
-        self.contract, self.width = contract, width
+    def __init__(
+        self, kernel: Kernel, contract: Contract, width: int, constants: frozenset[int]
+    ) -> None:
+        self.contract, self.width, self.constants = contract, width, constants
         self.stores = list(kernel.stores)
         self.a = _operand(ir.cast(contract.a, contract.dtype))
         self.b = _operand(ir.cast(contract.b, contract.dtype))
@@ -203,7 +211,13 @@ class _Assignment:
             self.b,
             self.mark,
             tuple(self.stores),
+            self._is_constant(self.b),
         )
+
+    def _is_constant(self, operand: Expr) -> bool:
+        """Whether an operand is made of memory that never changes."""
+        loads = [n for n in walk([operand]) if isinstance(n, Load)]
+        return bool(loads) and all(n.param.slot in self.constants for n in loads)
 
     def _swap(self, m: Sequence[Range], n: Sequence[Range], k: Sequence[Range]) -> bool:
         """Whether the operand called A should be the vector side."""
@@ -221,7 +235,9 @@ class _Assignment:
             vectors = max(1.0, lanes * columns / self.width) * height
             crosswise = contiguous.isdisjoint(vector)
             slow = 2.5 if height < 3 else 1.3 if height < 5 else 1.0  # few rows: units wait
-            packing = _packing(b, vector, k, transposes=True) * columns * points
+            packing = 0.0  # of constants, before any run
+            if not self._is_constant(b):
+                packing = _packing(b, vector, k, transposes=True) * columns * points
             packing += _packing(a, rows, k, transposes=False) * height * points
             return vectors * points * slow + vectors * (16 if crosswise else 2) + packing
 

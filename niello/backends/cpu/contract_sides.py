@@ -12,7 +12,16 @@ from niello.backends.cpu.contract_window import Box, find_box
 from niello.backends.cpu.gemm_dot import MOST_ROWS
 from niello.backends.cpu.gemm_pairs import BoxLines, box_lines, lines_across, lines_along_k
 from niello.backends.cpu.gemm_tile import Target, choose_tile
-from niello.backends.cpu.gemm_types import NOWHERE, Direct, Packed, Place, Read, Trim, Window
+from niello.backends.cpu.gemm_types import (
+    NOWHERE,
+    Direct,
+    Packed,
+    Place,
+    Read,
+    Ready,
+    Trim,
+    Window,
+)
 from niello.backends.cpu.llvm_text import Function, Operand, Value
 from niello.backends.cpu.render_types import memory_type, register_type
 from niello.backends.cpu.vectors import Emitter, Scope
@@ -89,9 +98,12 @@ class Sides:
         return tuple(steps)
 
     def _a_in_place(self, expr: Load) -> bool:
-        """Packing A costs a copy per panel pass; reading in place costs cache conflicts."""
+        """Packing A costs a copy per panel pass; reading in place costs cache conflicts.
+
+        Where B is packed already, nothing else is copied into the cache, and in place is better.
+        """
         roles = self.roles
-        if roles.n.extent > 128 or self.rows <= MOST_ROWS:
+        if (roles.n.extent > 128 and not roles.b_is_constant) or self.rows <= MOST_ROWS:
             return False
         step = affine(expr.index).coefficient(roles.m) * self.size
         return step % 4096 != 0 or roles.m.extent <= 8
@@ -125,8 +137,14 @@ class Sides:
 
     # --- side B
 
-    def b(self) -> Direct | Packed:
-        """The vector side."""
+    def b(self) -> Direct | Packed | Ready:
+        """The vector side. What never changes is packed before any run, behind the parameters."""
+        side = self._b()
+        if isinstance(side, Packed) and self.roles.b_is_constant:
+            return Ready(side, lambda place: place.arguments[-1])
+        return side
+
+    def _b(self) -> Direct | Packed:
         roles = self.roles
         expr = roles.b
         if (
@@ -136,12 +154,14 @@ class Sides:
             and self._plain(expr, [roles.n, *roles.k])
         ):
             form = affine(expr.index)
-            small = self.depth * roles.n.extent * self.size <= self.target.l1_bytes
             few = self.rows <= 16
             if form.coefficient(roles.n) == 1:
                 steps = tuple(form.coefficient(r) for r in roles.k)
+                # Rows far apart, as those of one group among many, fall into few cache sets.
+                reach = sum((r.extent - 1) * s for r, s in zip(roles.k, steps, strict=True))
+                small = (reach + roles.n.extent) * self.size <= self.target.l1_bytes
                 side = Direct(memory_type(expr.param.dtype), self._address(expr), 1, steps)
-                if small or few:
+                if small or (few and not roles.b_is_constant):
                     return side
                 return Packed(self._lines(expr, roles.n), "n", source=side)
         loads = _main_loads(expr, roles.n, *roles.k)

@@ -6,9 +6,14 @@ What a generated module must export is written down here:
         plays the command list as thread `thread` of `threads`; `arguments` points to one address
         for each buffer, in the order of Program.buffers; commands end with a barrier when there
         is more than one thread
-    [4 x i64] niello_info
+    void niello_pack(...)
+        the same parameters; fills the packed copies of constants, whose address follows the
+        buffers' among the arguments, and is played once, before anything else
+    [5 x i64] niello_info
         scratch bytes that all threads share, scratch bytes of each thread, the largest number of
-        threads that any command can make use of, the number of arguments
+        threads that any command can make use of, the number of buffers, bytes of packed constants
+    [n x i8] niello_absorbed
+        for each constant, whether only niello_pack reads it
 
 Scratch is 64-byte aligned: the shared bytes first, then those of each thread in turn, both sizes
 rounded up to 64.
@@ -18,6 +23,7 @@ from __future__ import annotations
 
 import ctypes
 import platform
+import threading
 from array import array
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -27,14 +33,16 @@ from niello.backends.cpu import jit, threads
 from niello.core import config
 from niello.core.errors import CompilerBug, CorruptFile
 from niello.runtime.buffer import ALIGNMENT, Buffer, physical_memory, show_bytes
-from niello.runtime.commands import Program
+from niello.runtime.commands import Program, Space
 from niello.runtime.device import HostDevice
 from niello.runtime.disk_cache import DiskCache
 from niello.runtime.target import CompileOptions, Loaded
 
 Render = Callable[[Program, jit.CpuTarget, CompileOptions], str]
 
-_EXPORTS = ("niello_run", "niello_info")
+# Raise the number whenever what a module exports changes: packages hold modules.
+INTERFACE = "interface-2"
+_EXPORTS = ("niello_run", "niello_pack", "niello_info", "niello_absorbed")
 
 
 class CpuDevice(HostDevice):
@@ -74,6 +82,15 @@ class CpuDevice(HostDevice):
         """
         return CpuProgram(self, program, options, image, self._render)
 
+    def code_needs(self, options: CompileOptions) -> tuple[str, ...]:
+        """The interface, the kind of system, and the instruction sets that code may use."""
+        return (INTERFACE, *jit.select_target(options.target).needs)
+
+    def lacks(self, needs: Sequence[str]) -> tuple[str, ...]:
+        """Those that this machine does not have."""
+        here = {INTERFACE, *jit.host_target().needs}
+        return tuple(n for n in needs if n not in here)
+
 
 class CpuProgram:
     """A program linked into this process. Several threads may play it at once."""
@@ -93,17 +110,25 @@ class CpuProgram:
         self._render = render
         target = jit.select_target(options.target)
         code = jit.load_object(image, target, _EXPORTS)
-        info = (ctypes.c_int64 * 4).from_address(code.address("niello_info"))
+        info = (ctypes.c_int64 * 5).from_address(code.address("niello_info"))
         self._shared, self._each = _rounded(info[0]), _rounded(info[1])
         self._most_threads = max(1, info[2])
         self._arguments = sum(1 for _ in program.buffers())
-        if info[3] != self._arguments or info[0] < 0 or info[1] < 0:
+        if info[3] != self._arguments or min(info[0], info[1], info[4]) < 0:
             raise CorruptFile(
                 "load",
                 f"the machine code belongs to another program: it takes {info[3]} buffers",
                 received=f"a program with {self._arguments}",
                 advice="Compile the program again",
             )
+        self._packed_bytes = int(info[4])
+        self._packed: Buffer | None = None
+        self._packing = threading.Lock()
+        flags = (ctypes.c_int8 * len(program.constants)).from_address(
+            code.address("niello_absorbed")
+        )
+        self._absorbed = frozenset(i for i, flag in enumerate(flags) if flag)
+        self._pack = threads.Runner(code, "niello_pack")
         self._run = threads.Runner(code, "niello_run")
         self._scratch: deque[tuple[int, Buffer]] = deque()
 
@@ -120,6 +145,9 @@ class CpuProgram:
         if count > 1:
             count = min(count, self._options.threads or threads.thread_count())
         table = array("Q", handles)
+        if self._packed_bytes:
+            packed = self._packed or self._pack_constants(table)
+            table.append(packed.handle)
         size = self._shared + self._each * count
         if size == 0:
             self._run(table.buffer_info()[0], 0, count)
@@ -129,6 +157,30 @@ class CpuProgram:
             self._run(table.buffer_info()[0], scratch.handle, count)
         finally:
             self._scratch.append((size, scratch))
+
+    def take_constants(self, addresses: Sequence[int]) -> frozenset[int]:
+        """Pack constants, given one address for each, and say which no run will read again.
+
+        The handles of those may be anything from then on. What is not called for before the first
+        `play` is packed then.
+        """
+        if not self._packed_bytes:
+            return frozenset()
+        first = self.program.argument(Space.CONSTANT, 0)
+        table = array("Q", bytes(8 * self._arguments))
+        table[first : first + len(addresses)] = array("Q", addresses)
+        self._pack_constants(table)
+        return self._absorbed
+
+    def _pack_constants(self, table: array[int]) -> Buffer:
+        with self._packing:
+            if self._packed is None:
+                packed = self._device.allocate(self._packed_bytes)
+                table = array("Q", [*table, packed.handle])
+                count = self._options.threads or threads.thread_count()
+                self._pack(table.buffer_info()[0], 0, count)
+                self._packed = packed
+            return self._packed
 
     def image(self) -> bytes:
         """The object file."""

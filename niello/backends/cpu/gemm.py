@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from niello.backends.cpu.gemm_dot import emit_dot, suits_dot
 from niello.backends.cpu.gemm_micro import TileWriter
 from niello.backends.cpu.gemm_pack import copy_window, pack_a_columns, pack_a_rows, pack_b
 from niello.backends.cpu.gemm_plan import Plan, make_plan
+from niello.backends.cpu.gemm_ready import emit_pack, panel_address, panel_offset, ready_bytes
 from niello.backends.cpu.gemm_split import unravel, write_sum
 from niello.backends.cpu.gemm_tile import Target, Tile
 from niello.backends.cpu.gemm_types import (
@@ -24,6 +25,7 @@ from niello.backends.cpu.gemm_types import (
     Emitted,
     Packed,
     Place,
+    Ready,
     Window,
 )
 from niello.backends.cpu.llvm_text import Function, Module, Operand, Value
@@ -91,7 +93,11 @@ class _Emitter:
         stages = [c.name]
         if plan.k_splits > 1:
             stages.append(write_sum(self.module, c, plan))
-        return Emitted(tuple(stages), plan.shared, plan.scratch, max(1, plan.items))
+        made = Emitted(tuple(stages), plan.shared, plan.scratch, max(1, plan.items))
+        if isinstance(c.b, Ready):
+            pack = emit_pack(self.module, c, plan)
+            made = replace(made, pack=pack, ready_bytes=ready_bytes(c, plan))
+        return made
 
     def _item(self, f: Function, place: Place, item: Value, scratch: Value) -> None:
         c, plan = self.c, self.plan
@@ -238,12 +244,12 @@ class _Emitter:
         c, plan = self.c, self.plan
         tile = plan.tile
         place = place.at(n=f.mul(panel, tile.columns))
-        prefetching, ahead = self.tiles.ahead, None
-        if plan.by_panel:
+        prefetching = self.tiles.ahead
+        if isinstance(c.b, Ready):
+            b = panel_address(f, c, plan, place, panel, block.start)
+        elif plan.by_panel:
             b = work.space[1]
             self._pack_b(f, place, block, b, (panel, f.add(panel, 1)))
-            if prefetching is not None:
-                ahead = self._following(f, place, block, work, panel, prefetching.source)
         elif isinstance(c.b, Packed):
             done = f.sub(panel, work.panels[0])
             b = f.gep(c.element, work.space[1], f.mul(done, plan.k_block * tile.columns))
@@ -256,8 +262,9 @@ class _Emitter:
             a = self._a_address(f, here, block, work.space[0], rows[0])
             sums = self._sums(f, work, panel, point, m) if plan.in_blocks else a
             pointers = [a, b, sums]
-            if prefetching is not None and ahead is not None:
-                pointers.append(prefetching.start(f, ahead, f.sub(m, rows[0])))
+            if prefetching is not None:
+                first = prefetching.first(f, f.sub(m, rows[0]))
+                pointers.append(self._ahead(f, place, block, work, panel, first))
             self._call(f, here, block, self.tiles.function(count, fixed), pointers)
 
         if c.live:
@@ -274,20 +281,27 @@ class _Emitter:
             with f.if_then(f.icmp("slt", whole, rows[1])):
                 run(whole, c.m % tile.rows)
 
-    def _following(
-        self, f: Function, place: Place, block: _KBlock, work: _Work, panel: Value, source: Direct
+    def _ahead(
+        self, f: Function, place: Place, block: _KBlock, work: _Work, panel: Value, first: Value
     ) -> Value:
-        """Where the panel of B that is packed after this one lies: in the next block of k perhaps.
+        """Where a tile begins to prefetch the panel of B that is used after this one, in the next
+        block of k perhaps: its address, or its distance from this one.
 
         After the last panel it may lie outside the operand: it is prefetched only.
         """
-        plan = self.plan
-        following = f.add(panel, 1)
-        wraps = f.icmp("eq", following, work.panels[1])
-        n = f.mul(f.select(wraps, work.panels[0], following), plan.tile.columns)
+        c, plan, prefetching = self.c, self.plan, self.tiles.ahead
+        assert prefetching is not None
+        wraps = f.icmp("eq", f.add(panel, 1), work.panels[1])
+        next_panel = f.select(wraps, work.panels[0], f.add(panel, 1))
         k = f.add(block.start, f.select(wraps, f.as_value(plan.k_chunk), f.as_value(0)))
-        address = source.address(f, place.at(n=n))
-        return f.gep(source.type, address, f.mul(k, source.k_steps[0]), inbounds=False)
+        source = prefetching.source
+        if source is None:
+            here = panel_offset(f, c, plan, place, panel, block.start)
+            there = panel_offset(f, c, plan, place, next_panel, k)
+            return f.add(f.mul(f.sub(there, here), plan.size), first)
+        address = source.address(f, place.at(n=f.mul(next_panel, plan.tile.columns)))
+        address = f.gep(source.type, address, f.mul(k, source.k_steps[0]), inbounds=False)
+        return f.gep("i8", address, first, inbounds=False)
 
     def _a_address(
         self, f: Function, place: Place, block: _KBlock, packed: Value, m_first: Value

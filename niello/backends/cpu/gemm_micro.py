@@ -9,7 +9,7 @@ from niello.backends.cpu.gemm_ahead import Prefetching
 from niello.backends.cpu.gemm_pack import transpose
 from niello.backends.cpu.gemm_plan import Plan
 from niello.backends.cpu.gemm_tile import KLoop, Rows, Tile, TileCode, emit_tile
-from niello.backends.cpu.gemm_types import Contraction, Direct, Packed, Place
+from niello.backends.cpu.gemm_types import Contraction, Direct, Packed, Place, Ready
 from niello.backends.cpu.llvm_text import Function, Module, Operand, Value, byte_size, vector
 
 
@@ -22,7 +22,7 @@ class TileWriter:
         self.a_step, self.a_steps, self.a_type = self._a_layout()
         self.b_steps, self.b_type = self._b_layout()
         self.tiles: dict[tuple[object, ...], str] = {}
-        self.ahead = Prefetching.of(c, plan)
+        self.ahead = Prefetching.of(c, plan, self._innermost())
         self.names = (
             [f"batch{i}" for i in range(len(c.batch))]
             + [f"outer{i}" for i in range(len(c.outer))]
@@ -45,9 +45,25 @@ class TileWriter:
 
     def _b_layout(self) -> tuple[tuple[int, ...], str]:
         b = self.c.b
-        if isinstance(b, Packed):
+        if isinstance(b, (Packed, Ready)):
             return self._flat_steps(self.plan.tile.columns), self.c.element
         return b.k_steps, b.type
+
+    def _innermost(self) -> int | None:
+        """Extent of a tile's innermost loop over k; None where it is not known."""
+        c = self.c
+        inner = KLoop(c.k[-1], self.a_steps[-1], self.b_steps[-1])
+        for i in range(len(c.k) - 1, 0, -1):
+            outer = KLoop(c.k[i - 1], self.a_steps[i - 1], self.b_steps[i - 1])
+            if i in c.trims or i in c.live or i - 1 in c.live or not self._mergeable(outer, inner):
+                return inner.extent if isinstance(inner.extent, int) else None
+            inner = KLoop(c.k[i - 1] * inner.extent, inner.a_stride, inner.b_stride)  # type: ignore[operator]
+        return None if self.plan.in_blocks or 0 in c.trims else math.prod(c.k)
+
+    def _ahead_parameter(self) -> list[tuple[str, str]]:
+        if self.ahead is None:
+            return []
+        return [("i64" if self.ahead.source is None else "ptr", "ahead")]
 
     # --- the tile function
 
@@ -77,7 +93,7 @@ class TileWriter:
             ("ptr", "a"),
             ("ptr", "b"),
             ("ptr", "sums"),
-            *([("ptr", "ahead")] if self.ahead else []),
+            *self._ahead_parameter(),
             *[("i64", n) for n in self.names],
             ("i64", "m"),
             ("i64", "n"),

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from niello.backends.cpu.gemm_tile import Target, Tile, choose_tile
-from niello.backends.cpu.gemm_types import Contraction, Direct, Packed, Window
+from niello.backends.cpu.gemm_types import Contraction, Direct, Packed, Ready, Window
 from niello.backends.cpu.llvm_text import byte_size
 
 
@@ -32,7 +32,7 @@ class Plan:
     pack_b: int
     partial: int
     finish_along: str
-    by_panel: bool  # a panel of B is packed just before its tiles, not all panels first
+    by_panel: bool  # all tiles of a panel of B run in a row; it is packed just before them
 
     @property
     def in_blocks(self) -> bool:
@@ -95,7 +95,7 @@ def make_plan(c: Contraction, target: Target, tile: Tile | None = None) -> Plan:
     k_blocks = -(-c.k[0] // k_chunk)
     k_splits = min(k_splits, k_blocks)
     k_block = k_chunk * k_inner
-    if isinstance(c.b, Packed):
+    if isinstance(c.b, Packed) or (isinstance(c.b, Ready) and not _used_once(c)):
         budget = max(1, (target.l2_bytes * 5 // 8) // max(1, k_block * tile.columns * size))
         chunk_panels = _even_chunk(chunk_panels, min(chunk_panels, budget))
     partial = 0
@@ -104,8 +104,8 @@ def make_plan(c: Contraction, target: Target, tile: Tile | None = None) -> Plan:
         chunk_outer, chunk_rows = _limit_rows(c, tile, chunk_outer, chunk_rows, _SUM_BYTES // row)
         partial = chunk_outer * math.prod(c.plane) * _round_up(chunk_rows, tile.rows) * row
     block_rows, a_stride, pack_a = _packed_a(c, tile, target, chunk_rows, k_block)
-    by_panel = isinstance(c.b, Packed) and _used_once(c) and block_rows >= chunk_rows
-    packed_panels = 0 if isinstance(c.b, Direct) else 1 if by_panel else chunk_panels
+    by_panel = not isinstance(c.b, Direct) and _used_once(c) and block_rows >= chunk_rows
+    packed_panels = 0 if not isinstance(c.b, Packed) else 1 if by_panel else chunk_panels
     pack_b = packed_panels * tile.columns * k_block * size
     items = (
         k_splits
@@ -174,6 +174,9 @@ def _choose_k_chunk(c: Contraction, tile: Tile, target: Target, k_inner: int) ->
     size = byte_size(c.element)
     depth = max(64, int(target.l1_bytes * 0.75) // (tile.columns * size))
     total = c.k[0] * k_inner
+    if isinstance(c.b, Ready) and c.m * math.prod(c.outer) * math.prod(c.plane) <= tile.rows:
+        # Panels are read once, in sequence: blocks are for the accuracy of long sums.
+        return _even_chunk(c.k[0], max(1, _LONGEST_SUM // k_inner))
     if isinstance(c.b, Direct) and c.m * math.prod(c.outer) <= 2 and len(c.k) == 1:
         # B is read once: a few whole rows at a time, which the hardware sees coming.
         return (
@@ -188,6 +191,7 @@ def _choose_k_chunk(c: Contraction, tile: Tile, target: Target, k_inner: int) ->
     return _even_chunk(c.k[0], depth // k_inner, 4 if k_inner == 1 else 1)
 
 
+_LONGEST_SUM = 512  # terms that are added up one after the other
 _STREAMED_ROWS = 32  # rows of B read in place at a time, when each is used once
 _SUM_BYTES = 8 << 20  # most that partial sums of a thread should take
 _SPLIT_BYTES = 8 << 20  # most that partial results of a split k may take

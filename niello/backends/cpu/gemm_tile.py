@@ -110,7 +110,8 @@ def choose_tile(m: int, n: int, target: Target, element: str, *, rows_multiple: 
 @dataclass(frozen=True)
 class Ahead:
     """Memory that each trip of the k loop prefetches: a cache line at each offset (in bytes) from
-    `start`, which advances by `step` bytes."""
+    the address `start`, which advances by `step` bytes; without a step, `start` is a distance from
+    where the trip reads B."""
 
     start: Value
     offsets: Sequence[int]
@@ -237,7 +238,10 @@ def _repeat(
     with f.loop(0, trips, 1, [*acc, a, b], unroll=1, vectorize=False, name="k") as loop:
         *inner, pa, pb = loop.carried
         if ahead is not None:
-            line = f.gep("i8", ahead.start, f.mul(loop.index, ahead.step), inbounds=False)
+            if ahead.step:
+                line = f.gep("i8", ahead.start, f.mul(loop.index, ahead.step), inbounds=False)
+            else:
+                line = f.gep("i8", pb, ahead.start, inbounds=False)
             for offset in ahead.offsets:
                 f.prefetch(f.gep("i8", line, offset, inbounds=False), locality=2)
         inner = _steps(f, code, here, count, pa, pb, inner, rows)

@@ -77,6 +77,17 @@ class Packed:
 
 
 @dataclass(frozen=True)
+class Ready:
+    """Side B in panels that are filled before any run, from what never changes.
+
+    `packed` tells how its elements are read, `memory(place)` where the panels begin.
+    """
+
+    packed: Packed
+    memory: Callable[[Place], Value]
+
+
+@dataclass(frozen=True)
 class Window:
     """Side A read from a box copied into scratch (with its zero border) for every `outer` point.
 
@@ -121,7 +132,7 @@ class Contraction:
     n: int
     k: tuple[int, ...]
     a: Direct | Packed | Window
-    b: Direct | Packed
+    b: Direct | Packed | Ready
     finish: Callable[[Function, Place, Value, Value | None, str], None]
     element: str = "float"
     batch: tuple[int, ...] = ()
@@ -141,10 +152,15 @@ class Emitted:
 
     Each stage is `void name(parameters..., ptr scratch, i64 thread, i64 threads)`. Scratch holds
     `shared_bytes` for all threads together, then `thread_bytes` for each; it is aligned to 64.
-    `threads` is the largest number of threads that finds work.
+    `threads` is the largest number of threads that finds work. Where a side is Ready, `pack` fills
+    its `ready_bytes`: `void pack(parameters..., i64 thread, i64 threads)`, in no order; the
+    parameters whose slots are in `absorbed` are then read by nothing else.
     """
 
     stages: tuple[str, ...]
     shared_bytes: int
     thread_bytes: int
     threads: int
+    pack: str = ""
+    ready_bytes: int = 0
+    absorbed: frozenset[int] = frozenset()

@@ -34,6 +34,13 @@ _X86_LEVELS = {
     "baseline": ("x86-64", 128),
 }
 _ARM_LEVELS = {"baseline": ("generic", 128)}
+# Features that the code generator uses only when it is told to by name, which Niello never does.
+_NEVER_CHOSEN = frozenset(
+    "64bit cldemote clflushopt clwb clzero cmpccxadd crc32 enqcmd fsgsbase fxsr hreset invlpgb "
+    "invpcid kl lwp movdir64b movdiri mwaitx pconfig pku prefetchi ptwrite raoint rdpid rdpru "
+    "rdrnd rdseed rtm serialize sgx sha sha512 shstk sm3 sm4 tsxldtrk uintr usermsr waitpkg "
+    "wbnoinvd widekl xsave xsavec xsaveopt xsaves".split()
+)
 
 
 @dataclass(frozen=True)
@@ -70,6 +77,12 @@ class CpuTarget:
         version = ".".join(map(str, llvm.llvm_version_info))
         parts = (self.triple, self.cpu, self.features, str(self.vector_bits), version)
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """What a machine must have to run the code: kind of system, instruction sets."""
+        system = "-".join((self.architecture, *self.triple.split("-")[2:]))
+        return (system, *sorted(_enabled_features(self) - _NEVER_CHOSEN))
 
     def missing_here(self) -> tuple[str, ...]:
         """Features that code for this target may use and this machine lacks."""

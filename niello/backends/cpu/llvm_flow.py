@@ -26,6 +26,21 @@ class Loop:
         self._next = list(values)
 
 
+class Counting:
+    """A loop that counts from 0 in i64: ``index`` is valid inside and after it."""
+
+    def __init__(self, function: ControlFlow, index: Value, done: str) -> None:
+        self._function = function
+        self._done = done
+        self.index = index
+
+    def leave_unless(self, condition: Value) -> None:
+        """End the loop here, within an iteration, unless the condition (i1) holds."""
+        go_on = self._function.block("go_on")
+        self._function.cond_br(condition, go_on, self._done)
+        self._function.enter(go_on)
+
+
 class ControlFlow(Memory):
     """Adds structured control flow."""
 
@@ -104,6 +119,23 @@ class ControlFlow(Memory):
                 running.results.append(last)
             else:
                 running.results.append(self.phi(last.type, [(initial, before), (last, latch)]))
+
+    @contextmanager
+    def counting(self, name: str = "repeat") -> Iterator[Counting]:
+        """A loop without an end of its own: leave it with ``leave_unless``."""
+        before = self.current
+        top, done = self.block(name), self.block(f"{name}_end")
+        self.br(top)
+        self.enter(top)
+        self._count += 1
+        index = Value(f"%n{self._count}", "i64")
+        head = self._block
+        yield Counting(self, index, done)
+        following = self.add(index, 1, "nuw nsw ")
+        phi = f"{index.text} = phi i64 [ 0, %{before} ], [ {following.text}, %{self.current} ]"
+        head.lines[:0] = [phi]
+        self.br(top)
+        self.enter(done)
 
     @contextmanager
     def if_then(self, condition: Value) -> Iterator[None]:

@@ -6,15 +6,19 @@ from dataclasses import dataclass
 
 from niello.backends.cpu.contract import contraction_of, emit_contract
 from niello.backends.cpu.jit import CpuTarget
-from niello.backends.cpu.llvm_text import Function, Module, Value
+from niello.backends.cpu.llvm_text import Module, Value
 from niello.backends.cpu.render_map import render_nest
 from niello.backends.cpu.render_memory import emit_partial
 from niello.backends.cpu.render_reduce import emit_reduction
+from niello.backends.cpu.render_routine import render_routine
+from niello.backends.cpu.render_routine_memory import Places
+from niello.backends.cpu.render_scratch import ThreadScratch
 from niello.backends.cpu.render_split import render_split
 from niello.backends.cpu.render_types import vector_bytes
 from niello.backends.cpu.vectors import Emitter, Scope
 from niello.codegen.plan import Nest, Partial, Plan, Split, plan
 from niello.kernel.ir import Expr, Kernel, Param
+from niello.kernel.routine import Routine
 
 _ALIGN = 64
 
@@ -32,6 +36,9 @@ class KernelCode:
     threads: int
     exclusive: bool
     uses_scratch: bool
+    pack: str = ""  # fills `ready_bytes` of packed constants before any run, see Emitted
+    ready_bytes: int = 0
+    absorbed: frozenset[int] = frozenset()  # slots of parameters that only `pack` reads
 
 
 @dataclass
@@ -72,22 +79,29 @@ class Scratch:
 
 def render_kernel(
     module: Module,
-    kernel: Kernel,
+    kernel: Kernel | Routine,
     target: CpuTarget,
     name: str,
     scratch: Scratch,
     threads: int = 2,
+    constants: frozenset[int] = frozenset(),
 ) -> KernelCode:
     """Write the functions of a kernel into a module; `threads` is how many are expected.
 
-    The module must in the end also hold `scratch.globals_text()`.
+    `constants` are the slots of parameters that hold the same in every run. The module must in the end also hold `scratch.globals_text()`.
     """
+    if isinstance(kernel, Routine):
+        places = Places(kernel)
+        most = render_routine(module, kernel, target, name, places)
+        scratch.rows = max(scratch.rows, places.bytes)
+        return KernelCode((name,), most, False, places.bytes > 0)
     if contraction_of(kernel) is not None:
-        made = emit_contract(module, name, kernel, target, threads)
+        made = emit_contract(module, name, kernel, target, threads, constants)
         scratch.exclusive_shared = max(scratch.exclusive_shared, made.shared_bytes)
         scratch.exclusive_thread = max(scratch.exclusive_thread, made.thread_bytes)
         uses = made.shared_bytes + made.thread_bytes > 0
-        return KernelCode(made.stages, made.threads, uses, uses)
+        packing = (made.pack, made.ready_bytes, made.absorbed)
+        return KernelCode(made.stages, made.threads, uses, uses, *packing)
     return _KernelWriter(module, kernel, target, name, scratch).write()
 
 
@@ -123,7 +137,7 @@ class _KernelWriter:
         f = self.module.function(name, "void", parameters, internal=True, inline=False)
         pointers = {p: f.argument(f"b{p.slot}") for p in self.kernel.params}
         em = Emitter(f, self.target, pointers, _emit)
-        place = _Place(f)
+        place = ThreadScratch(f)
         for p, offset in shared.items.items():
             em.pointers[p] = f.gep("i8", f.argument("scratch"), offset)
         if self.plan.exchange:
@@ -149,7 +163,7 @@ class _KernelWriter:
         f.ret()
         return most
 
-    def _rows(self, em: Emitter, nest: Nest, place: _Place) -> None:
+    def _rows(self, em: Emitter, nest: Nest, place: ThreadScratch) -> None:
         """Give addresses to what the phases of a nest keep for a row."""
         kept = [s.param for p in nest.phases for s in p.stores if s.param in self.plan.rows]
         if not kept:
@@ -166,32 +180,6 @@ class _KernelWriter:
 
 def _most_lanes(target: CpuTarget) -> int:
     return vector_bytes(target) // 4
-
-
-class _Place:
-    """Addresses inside the scratch of the thread that runs a function."""
-
-    def __init__(self, f: Function) -> None:
-        self.f = f
-        self._own: Value | None = None
-
-    def size(self, name: str) -> Value:
-        """A size of the scratch layout."""
-        return self.f.load("i64", Value(f"@{name}", "ptr"), align=8)
-
-    def rows(self) -> Value:
-        """Where this thread's own scratch begins, as an integer."""
-        if self._own is None:
-            f = self.f
-            base = f.emit("i64", f"ptrtoint {f.argument('scratch')} to i64")
-            base = f.add(base, self.size("niello_shared_bytes"))
-            mine = f.mul(f.argument("thread"), self.size("niello_thread_bytes"))
-            self._own = f.add(base, mine)
-        return self._own
-
-    def exchange(self) -> Value:
-        """Where this thread's part of the exchange begins, as an integer."""
-        return self.f.add(self.rows(), self.size("niello_rows_bytes"))
 
 
 @dataclass(frozen=True)

@@ -19,18 +19,36 @@ from niello.backends.cpu.render_scatter import render_combine
 from niello.backends.cpu.render_tile import Tiles, square_of
 from niello.backends.cpu.render_types import vector_bytes
 from niello.backends.cpu.vectors import Emitter, Scope
-from niello.codegen.access import cost, lane_bytes, lane_cost, narrowest_bytes, store_roots
+from niello.codegen.access import (
+    cost,
+    lane_bytes,
+    lane_cost,
+    loads,
+    narrowest_bytes,
+    store_roots,
+)
 from niello.codegen.collapse import rename
 from niello.codegen.plan import Nest
 from niello.codegen.rows import Phase
 from niello.core.dtypes import int64
 from niello.kernel.bounds import affine
-from niello.kernel.ir import Expr, Range, Store, const
+from niello.kernel.ir import Expr, Range, Store, const, free_ranges
 
 GRAIN = 8192  # instructions' worth of work below which another thread is not worth waking
 _BLOCK = 4096  # elements of a long row that make one unit of work where there are few rows
 _ENOUGH_UNITS = 64
+_KEPT_BYTES = 24 << 10  # of what all rows use, that a first-level cache surely keeps
 _AROUND_CACHES = 32 << 20  # bytes of results that would push everything else out of the caches
+
+
+@dataclass(frozen=True)
+class _Pieces:
+    """How many pieces of `size` elements the lanes' range is cut into, and whether all rows go
+    through one piece before the next."""
+
+    count: int
+    size: int
+    outermost: bool = False
 
 
 @dataclass(frozen=True)
@@ -86,13 +104,13 @@ class _Nest:
                 self.vectors(scope, first, end)
             return -(-lanes.range.extent // grain)
         shared = _shared_prefix(outer)
-        blocks = 1 if lanes.range is None else _blocks(shared, lanes.range)
-        units = math.prod(r.extent for r in shared) * blocks
+        pieces = self._pieces(shared)
+        units = math.prod(r.extent for r in shared) * pieces.count
         points = math.prod(r.extent for r in self.this.ranges)
         grain = _grain(self.work / lanes.width * points / max(1, units))
         first, end = share(em, units, grain, thread, threads)
         with em.f.for_range(first, end) as unit:
-            self._unit(scope, unit, shared, outer[len(shared) :], blocks)
+            self._unit(scope, unit, shared, outer[len(shared) :], pieces)
         return -(-units // grain)
 
     def _unit(
@@ -101,12 +119,15 @@ class _Nest:
         unit: Value,
         shared: Sequence[Range],
         inner: Sequence[Range],
-        blocks: int,
+        pieces: _Pieces,
     ) -> None:
         em, lanes = self.em, self.lanes.range
-        block = em.f.urem(unit, blocks) if blocks > 1 else None
-        if blocks > 1:
-            unit = em.f.udiv(unit, blocks)
+        piece: Value | None = None
+        if pieces.outermost:
+            points = math.prod(r.extent for r in shared)
+            piece, unit = em.f.udiv(unit, points), em.f.urem(unit, points)
+        elif pieces.count > 1:
+            piece, unit = em.f.urem(unit, pieces.count), em.f.udiv(unit, pieces.count)
         here = Scope(scope, unravel(em, unit, shared))
         below = [r for r in this_ranges(self.this) if r not in shared and r not in inner]
 
@@ -115,14 +136,31 @@ class _Nest:
             em.hoist(self.roots, at, below)
             if lanes is None:
                 self._phases([at])
-            elif block is None:
+            elif piece is None:
                 self.vectors(at, 0, lanes.extent)
             else:
-                start = em.f.mul(block, _BLOCK)
-                self.vectors(at, start, em.f.smin(em.f.add(start, _BLOCK), lanes.extent))
+                start = em.f.mul(piece, pieces.size)
+                self.vectors(at, start, em.f.smin(em.f.add(start, pieces.size), lanes.extent))
             return carry
 
         nest(em, inner, [here], self.roots, [], row, inner=below)
+
+    def _pieces(self, shared: Sequence[Range]) -> _Pieces:
+        """Pieces of each row: where there are too few rows to share, or where what all rows use,
+        as the weights of channels, would leave the cache before the next row."""
+        lanes = self.lanes.range
+        if lanes is None:
+            return _Pieces(1, 0)
+        rows = math.prod(r.extent for r in shared)
+        used = [x for x in loads(self.roots) if lanes in free_ranges(x.index)]
+        again = [x for x in used if free_ranges(x.index).isdisjoint(self.this.ranges[:-1])]
+        kept = sum(x.dtype.itemsize for x in again) * lanes.extent
+        if rows > 1 and lanes is self.this.ranges[-1] and kept > _KEPT_BYTES:
+            size = max(64, _KEPT_BYTES // 2 * lanes.extent // kept // 64 * 64)
+            return _Pieces(-(-lanes.extent // size), size, True)
+        if rows >= _ENOUGH_UNITS or lanes.extent < 2 * _BLOCK:
+            return _Pieces(1, 0)
+        return _Pieces(-(-lanes.extent // _BLOCK), _BLOCK)
 
     def _streams(self, lanes: _Lanes) -> bool:
         """Whether the results are contiguous and too large to be found in a cache later."""
@@ -319,13 +357,6 @@ def _shared_prefix(outer: Sequence[Range]) -> list[Range]:
             break
         shared.append(r)
     return shared
-
-
-def _blocks(shared: Sequence[Range], lanes: Range) -> int:
-    """Pieces of each row, where there are too few rows to share."""
-    if math.prod(r.extent for r in shared) >= _ENOUGH_UNITS or lanes.extent < 2 * _BLOCK:
-        return 1
-    return -(-lanes.extent // _BLOCK)
 
 
 __all__ = ["render_nest", "run_phase", "write"]

@@ -24,7 +24,7 @@ CLAIMS = (
     Claim(
         trait="product",
         dtypes=frozenset((*_HALVES, dtypes.float32, dtypes.float64)),
-        epilogue=("add channel", "relu"),
+        epilogue=("add channel", "add full", "relu"),
         function="cublaslt.matmul",
         cost=4096,
     ),
@@ -59,6 +59,14 @@ def _open() -> Device:
     return CudaDevice(driver, lambda kernel: render(kernel, target))
 
 
+def _ahead(level: str) -> Device:
+    from niello.backends.cuda.ahead import open_ahead
+    from niello.backends.cuda.render import TARGET, render
+
+    target = replace(TARGET, chunks=_CHUNKS)
+    return open_ahead(level, lambda kernel: render(kernel, target))
+
+
 BACKEND = Backend(
     name="cuda",
     limits=Limits(
@@ -71,6 +79,7 @@ BACKEND = Backend(
         vector_bits=128,
     ),
     open=_open,
+    ahead=_ahead,
     claims=CLAIMS,
     notes="NVIDIA GPUs from compute capability 8.0, through cuda-core; needs niello[cuda]",
 )

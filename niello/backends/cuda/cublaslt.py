@@ -1,7 +1,8 @@
 """Matrix products by cuBLASLt, through the library's C interface.
 
-A call is C[batch, m, n] = epilogue(A[batch, m, k] B[batch, k, n]) over row-major results. cuBLASLt
-thinks in columns, so it is asked for the transposed product with the operands exchanged.
+A call is D[batch, m, n] = epilogue(A[batch, m, k] B[batch, k, n]) over row-major results, with a
+bias along n, another array D's shape that is added, and ReLU as the epilogue. cuBLASLt thinks in
+columns, so it is asked for the transposed product with the operands exchanged.
 """
 
 from __future__ import annotations
@@ -88,14 +89,16 @@ class CublasLt:
         """Queues a product: operands a, b, the bias if there is one, and the result."""
         plan = self._plan(command)
         first, second, *middle, result = buffers
+        bias = middle[0] if plan.biased else None
+        added = middle[-1] if plan.added else result
 
         def play(stream: Any, handles: Sequence[int]) -> None:
             self._run(
                 plan,
                 plan.heuristic,
                 stream,
-                [first.address(handles), second.address(handles), result.address(handles)],
-                middle[0].address(handles) if middle else None,
+                [w.address(handles) for w in (first, second, added, result)],
+                None if bias is None else bias.address(handles),
             )
 
         return play
@@ -144,8 +147,8 @@ class CublasLt:
         bias: int | None,
     ) -> None:
         api = self._api
-        first, second, result = operands
-        one, zero = plan.scalars
+        first, second, added, result = operands
+        one, beta = plan.scalars
         if bias is not None and plan.biased:
             _set(api, plan.descriptor, _DESC_BIAS, ctypes.c_uint64(bias))
         status = api.cublasLtMatmul(
@@ -156,8 +159,8 @@ class CublasLt:
             plan.b,
             ctypes.c_void_p(first),
             plan.a,
-            ctypes.byref(zero),
-            ctypes.c_void_p(result),
+            ctypes.byref(beta),
+            ctypes.c_void_p(added),
             plan.c,
             ctypes.c_void_p(result),
             plan.c,
@@ -177,7 +180,8 @@ class _Plan:
         dtype = a["dtype"]
         double = dtype == "float64"
         scalar = ctypes.c_double if double else ctypes.c_float
-        self.scalars = (scalar(1), scalar(0))
+        self.added = "add full" in a["epilogue"]
+        self.scalars = (scalar(1), scalar(int(self.added)))
         self._api = api
         self.descriptor = ctypes.c_void_p()
         compute = _COMPUTE_64F if double else _COMPUTE_32F_TF32 if a["tf32"] else _COMPUTE_32F
@@ -194,7 +198,7 @@ class _Plan:
             self._set(_DESC_TRANSA, ctypes.c_int32(_TRANSPOSED))
         if a_t:
             self._set(_DESC_TRANSB, ctypes.c_int32(_TRANSPOSED))
-        self._set(_DESC_EPILOGUE, ctypes.c_uint32(_EPILOGUES[a["epilogue"]]))
+        self._set(_DESC_EPILOGUE, ctypes.c_uint32(_epilogue(a)))
         self.biased = "add channel" in a["epilogue"]
         if self.biased:
             # The address that counts is set for each call; choosing an algorithm wants one too.
@@ -288,7 +292,7 @@ class _Plan:
 
 
 def _sizes(a: dict[str, Any]) -> list[int]:
-    """Bytes of the operands, the result and the bias."""
+    """Bytes of the operands, what is added, the result and the bias."""
     size = BY_NAME[a["dtype"]].itemsize
 
     def span(rows: int, columns: int, pitch: int, step: int, transposed: bool) -> int:
@@ -299,9 +303,14 @@ def _sizes(a: dict[str, Any]) -> list[int]:
     return [
         span(a["m"], a["k"], ap, astep, at),
         span(a["k"], a["n"], bp, bstep, bt),
-        span(a["m"], a["n"], cp, cstep, False),
+        *[span(a["m"], a["n"], cp, cstep, False)] * 2,
         size * a["n"],
     ]
+
+
+def _epilogue(a: dict[str, Any]) -> int:
+    """cuBLASLt's number of the steps after the addition of an array."""
+    return _EPILOGUES[tuple(step for step in a["epilogue"] if step != "add full")]
 
 
 def _set(api: Any, descriptor: Any, which: int, value: Any) -> None:

@@ -142,6 +142,14 @@ class CudaDevice:
         self.driver.activate()
         return CudaProgram(self, program, options, unpack(image, self.arch))
 
+    def code_needs(self, options: CompileOptions) -> tuple[str, ...]:
+        """The GPU generation."""
+        return (self.arch,)
+
+    def lacks(self, needs: Sequence[str]) -> tuple[str, ...]:
+        """Generations whose code does not run here: others, and later ones of this one."""
+        return tuple(n for n in needs if n[:-1] != self.arch[:-1] or n[-1] > self.arch[-1])
+
     def usable_claims(self, claims: Sequence[Claim]) -> tuple[Claim, ...]:
         """The claims whose libraries are here."""
         return self.libraries.usable(claims)

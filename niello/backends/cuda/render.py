@@ -17,12 +17,14 @@ from niello.codegen.gpu.kernel import GpuKernel
 from niello.codegen.gpu.registers import Reg
 from niello.codegen.gpu.render import Entry
 from niello.codegen.gpu.render import render as render_shared
+from niello.codegen.gpu.routine import render_routine
 from niello.codegen.gpu.target import GpuTarget
 from niello.core.dtypes import DType, bool_, float32
 from niello.core.errors import CompilerBug
 from niello.kernel.ir import Kernel, Param
+from niello.kernel.routine import Routine
 
-TARGET = GpuTarget()
+TARGET = GpuTarget(slices=4, tiles=("tensor", "registers"))
 # Functions whose own expansion is closer than the device library's, which is off by 3 ulp or more.
 _EXPANDED = frozenset(("pow", "tan", "sinh", "atan2", "asinh", "acosh", "atanh"))
 
@@ -46,12 +48,14 @@ _LIBRARY = frozenset(
 )  # fmt: skip
 
 
-def render(kernel: Kernel, target: GpuTarget = TARGET) -> GpuKernel:
+def render(kernel: Kernel | Routine, target: GpuTarget = TARGET) -> GpuKernel:
     """CUDA C++ of a kernel and how to launch it.
 
     Needs sm_80 or later; compile with `--std=c++17` and without fast-math options. `target` holds
     the sizes of the device. Raises LimitExceeded for a kernel that does not fit it.
     """
+    if isinstance(kernel, Routine):
+        return render_routine(kernel, CudaDialect(), target, _native, write_source)
     return render_shared(kernel, CudaDialect(), target, _native, write_source)
 
 
@@ -280,6 +284,22 @@ class CudaDialect(CStyle):
     # --- threads
     def barrier_line(self) -> str:
         return "__syncthreads();"
+
+    def agreed_lines(self, array: str, name: str, reg: Reg, place: str = "") -> list[str]:
+        barrier = self.barrier_line()
+        return [barrier, f"const {_TYPES[reg]} {name} = {place or f'{array}[0]'};", barrier]
+
+    def array_line(self, reg: Reg, name: str, elements: int) -> str:
+        return f"{_TYPES[reg]} {name}[{elements}];"
+
+    def atomic_load(self, element: str) -> str:
+        return element
+
+    def atomic_store(self, element: str, value: str) -> str:
+        return f"{element} = {value};"
+
+    def atomic_line(self, op: str, element: str, value: str) -> str:
+        return f"atomic{op.capitalize()}(&{element}, {value});"
 
     def shuffle(self, value: Val, mask: int) -> str:
         if value.reg is Reg.BOOL:

@@ -185,4 +185,70 @@ template <class T> __device__ inline T nl_mod_unsigned(T a, T b) { return b == 0
 """,
 )
 
+# --- tensor cores ---------------------------------------------------------------------------------
+# Sixteen bytes from memory to shared memory, or zeros; nl_copies_done waits for the thread's own.
+_define(
+    "nl_copy_16",
+    """
+__device__ inline void nl_copy_16(unsigned* to, const unsigned short* from, long long at, bool is) {
+  const unsigned target = (unsigned)__cvta_generic_to_shared(to);
+  const unsigned short* source = is ? from + at : from;
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;"
+               :: "r"(target), "l"(source), "r"(is ? 16 : 0) : "memory");
+}
+""",
+)
+_define(
+    "nl_copies_done",
+    """
+__device__ inline void nl_copies_done() { asm volatile("cp.async.wait_all;" ::: "memory"); }
+""",
+)
+_define(
+    "nl_put_half",
+    """
+__device__ inline void nl_put_half(unsigned* array, int at, unsigned value) {
+  ((unsigned short*)array)[at] = (unsigned short)value;
+}
+""",
+)
+# Four pieces of 8 x 8 halves of shared memory: the address of row r of piece p is that of thread
+# 8 p + r; every thread gets two neighbours of a row, or of a column.
+_define(
+    "nl_pieces",
+    """
+__device__ inline void nl_pieces(
+    unsigned& a, unsigned& b, unsigned& c, unsigned& d, const unsigned* row) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(a), "=r"(b), "=r"(c), "=r"(d)
+               : "r"((unsigned)__cvta_generic_to_shared(row)) : "memory");
+}
+""",
+)
+_define(
+    "nl_pieces_turned",
+    """
+__device__ inline void nl_pieces_turned(
+    unsigned& a, unsigned& b, unsigned& c, unsigned& d, const unsigned* row) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(a), "=r"(b), "=r"(c), "=r"(d)
+               : "r"((unsigned)__cvta_generic_to_shared(row)) : "memory");
+}
+""",
+)
+for _name, _kind in (("bfloat16", "bf16"), ("float16", "f16")):
+    _define(
+        f"nl_mma_{_name}",
+        f"""
+__device__ inline void nl_mma_{_name}(
+    float& c0, float& c1, float& c2, float& c3,
+    unsigned a0, unsigned a1, unsigned a2, unsigned a3, unsigned b0, unsigned b1) {{
+  asm("mma.sync.aligned.m16n8k16.row.col.f32.{_kind}.{_kind}.f32 "
+      "{{%0, %1, %2, %3}}, {{%4, %5, %6, %7}}, {{%8, %9}}, {{%0, %1, %2, %3}};"
+      : "+f"(c0), "+f"(c1), "+f"(c2), "+f"(c3)
+      : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
+}}
+""",
+    )
+
 DEFINITIONS = Definitions(_TEXTS)

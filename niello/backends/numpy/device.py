@@ -18,8 +18,11 @@ from niello.runtime.commands import (
     Copy,
     Dispatch,
     Fill,
+    If,
     LibraryCall,
+    Loop,
     Program,
+    SliceCopy,
     Space,
 )
 from niello.runtime.device import HostDevice
@@ -65,9 +68,7 @@ class NumpyLoaded:
         variables = memory[first : first + len(self.program.variables)]
         before = [v.copy() for v in variables]
         try:
-            for command in self.program.commands:
-                if self._enabled(memory, command):
-                    self._run(memory, command)
+            self._all(memory, self.program.commands)
         except BaseException:
             for now, old in zip(variables, before, strict=True):
                 now[:] = old
@@ -83,11 +84,17 @@ class NumpyLoaded:
         whole = memory[self.program.argument(ref.space, ref.index)]
         return whole[ref.offset : ref.offset + ref.bytes]
 
+    def _all(self, memory: list[Array], commands: Sequence[Command]) -> None:
+        for command in commands:
+            if self._enabled(memory, command):
+                self._run(memory, command)
+
+    def _word(self, memory: list[Array], ref: BufferRef) -> int:
+        return int(self._view(memory, ref)[:4].view(np.int32)[0])
+
     def _enabled(self, memory: list[Array], command: Command) -> bool:
         predicate = getattr(command, "predicate", None)
-        if predicate is None:
-            return True
-        return int.from_bytes(self._view(memory, predicate)[:4].tobytes(), "little") != 0
+        return predicate is None or self._word(memory, predicate) != 0
 
     def _run(self, memory: list[Array], command: Command) -> None:
         if isinstance(command, Dispatch):
@@ -105,6 +112,13 @@ class NumpyLoaded:
             target = self._view(memory, command.target)
             pattern = np.frombuffer(command.pattern, np.uint8)
             target[:] = np.resize(pattern, target.size)
+        elif isinstance(command, SliceCopy):
+            self._copy_slice(memory, command)
+        elif isinstance(command, If):
+            holds = self._word(memory, command.condition) != 0
+            self._all(memory, command.then if holds else command.otherwise)
+        elif isinstance(command, Loop):
+            self._loop(memory, command)
         elif isinstance(command, LibraryCall):
             raise UnsupportedOp(
                 "numpy device",
@@ -114,6 +128,30 @@ class NumpyLoaded:
             )
         else:
             raise CompilerBug("numpy device", "an unknown command", received=repr(command))
+
+
+    def _copy_slice(self, memory: list[Array], command: SliceCopy) -> None:
+        index, size = self._word(memory, command.index), command.bytes
+        start, end = index * command.target_step, index * command.source_step
+        target, source = (self._view(memory, r) for r in (command.target, command.source))
+        target[start : start + size] = source[end : end + size]
+
+    def _loop(self, memory: list[Array], loop: Loop) -> None:
+        bounds = [] if loop.trips is None else [loop.trips]
+        if loop.count is not None:
+            bounds.append(max(self._word(memory, loop.count), 0))
+        total = min(bounds, default=None)
+        done = 0
+        while total is None or done < total:
+            self._all(memory, loop.test)
+            if loop.condition is not None and self._word(memory, loop.condition) == 0:
+                break
+            number = total - 1 - done if loop.reverse and total is not None else done
+            self._view(memory, loop.counter)[:4].view(np.int32)[0] = number
+            self._all(memory, loop.body)
+            done += 1
+        if loop.iterations is not None:
+            self._view(memory, loop.iterations)[:4].view(np.int32)[0] = done
 
 
 class _Window:

@@ -36,6 +36,12 @@ def _open() -> Device:
     return WebGpuDevice(chosen_adapter())
 
 
+def _ahead(level: str) -> Device:
+    from niello.backends.webgpu.ahead import open_ahead
+
+    return open_ahead(level)
+
+
 @cache
 def _backend() -> Backend:
     from niello.backends.webgpu.adapters import chosen_adapter, limits_of
@@ -48,6 +54,7 @@ def _backend() -> Backend:
         name="webgpu",
         limits=limits,
         open=_open,
+        ahead=_ahead,
         notes="Metal, Vulkan and Direct3D 12 through wgpu; no float64; needs niello[webgpu]",
     )
 

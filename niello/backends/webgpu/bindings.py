@@ -6,6 +6,7 @@ the upper bits of its index. Elements of 8 and 16 bits are parts of words.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from niello.codegen.gpu.target import GpuTarget
@@ -36,7 +37,7 @@ def variable_name(param: Param, stage: int) -> str:
 
 def declaration(number: int, param: Param, name: str, pieces: Pieces, body: str) -> list[str]:
     """The variables of a buffer from binding `number` on, and the functions that `body` uses."""
-    atomic = f"{name}_put(" in body
+    atomic = f"{name}_put(" in body or combines(name, body)
     word = _word_type(param)
     kind = f"atomic<{word}>" if atomic else word
     variables = [name] if len(pieces) == 1 else [f"{name}p{n}" for n in range(len(pieces))]
@@ -54,6 +55,11 @@ def declaration(number: int, param: Param, name: str, pieces: Pieces, body: str)
         if any(f"{f}(" in functions[g] for g in used if g != f):
             used.add(f)
     return lines + [text for f, text in functions.items() if f in used]
+
+
+def combines(array: str, body: str) -> bool:
+    """Whether threads combine into elements of an array of words by atomic operations."""
+    return re.search(rf"\batomic[A-Z]\w*\(&{array}\[", body) is not None
 
 
 def _word_type(param: Param) -> str:

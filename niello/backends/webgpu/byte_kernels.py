@@ -44,6 +44,37 @@ COPY = f"""struct P {{ start: u32, bytes: u32, words: u32, source: u32 }}
 }}
 """
 
+# Bindings: target, source, index, parameters: COPY at steps of bytes, chosen by the index.
+SLICE = (
+    COPY.replace("source: u32 }", "source: u32, step: u32, stride: u32, index: u32 }", 1)
+    .replace("@binding(2) var<uniform>", "@binding(3) var<uniform>")
+    .replace(
+        "@group(0) @binding(3)",
+        "@group(0) @binding(2) var<storage, read_write> chosen: array<u32>;\n@group(0) @binding(3)",
+    )
+    .replace(
+        "  let i = ",
+        "  let number = chosen[p.index];\n"
+        "  let start = p.start + number * p.step;\n"
+        "  let origin = p.source + number * p.stride;\n"
+        "  let i = ",
+    )
+    .replace("(i >= p.words)", "(i >= ((start & 3u) + p.bytes + 3u) / 4u)")
+    .replace("let first = p.start & 3u;", "let first = start & 3u;")
+    .replace("let at = (p.start >> 2u) + i;", "let at = (start >> 2u) + i;")
+    .replace("(p.start | p.source | p.bytes)", "(start | origin | p.bytes)")
+    .replace("(p.source >> 2u)", "(origin >> 2u)")
+    .replace("p.source + place", "origin + place")
+)
+
+# Bindings: a word, parameters. The word, moved by a step.
+COUNT = """struct P { word: u32, step: u32 }
+@group(0) @binding(0) var<storage, read_write> counter: array<u32>;
+@group(0) @binding(1) var<uniform> p: P;
+@compute @workgroup_size(1)
+fn main() { counter[p.word] = counter[p.word] + p.step; }
+"""
+
 # Bindings: target, parameters. `even` and `odd` are the words to write, in turns.
 FILL = f"""struct P {{ start: u32, bytes: u32, words: u32, even: u32, odd: u32 }}
 @group(0) @binding(0) var<storage, read_write> result: array<u32>;
@@ -106,6 +137,19 @@ def fill_parameters(start: int, size: int, pattern: bytes) -> bytes:
     turned = bytes(pattern[(j - phase) % len(pattern)] for j in range(8))
     even, odd = struct.unpack("<2I", turned)
     return struct.pack("<5I", start, size, words_touched(start, size), even, odd)
+
+
+def slice_parameters(
+    start: int, size: int, source: int, steps: tuple[int, int], index: int
+) -> bytes:
+    """The uniform of SLICE: as COPY, the steps of target and source, and the word of the index. How
+    many words a slice touches follows from where it begins."""
+    return struct.pack("<7I", start, size, 0, source, *steps, index)
+
+
+def count_parameters(word: int, step: int) -> bytes:
+    """The uniform of COUNT."""
+    return struct.pack("<Ii", word, step)
 
 
 def gate_parameters(word: int, other: int, slot: int, grid: tuple[int, int, int]) -> bytes:

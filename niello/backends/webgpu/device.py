@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from niello.backends.webgpu.adapters import adapter_name, load_wgpu, request_device
-from niello.backends.webgpu.byte_kernels import COPY, FILL, GATE
+from niello.backends.webgpu.byte_kernels import COPY, COUNT, FILL, GATE, SLICE
 from niello.backends.webgpu.memory import BlockPool, Handle, Window
 from niello.backends.webgpu.render import TARGET, render
 from niello.backends.webgpu.transfers import Transfers
@@ -280,6 +280,10 @@ class WebGpuDevice:
         padded = data + bytes(-len(data) % 16)
         return self.gpu.create_buffer_with_data(data=padded, usage=self.wgpu.BufferUsage.UNIFORM)
 
+    def read(self, handle: Handle, data: np.ndarray) -> None:
+        """Fill a host array from a place, after everything queued so far. Hold the lock."""
+        self._transfers.download(handle, data.view(np.uint8))
+
     def submit(self, encoder: Any) -> None:
         """Queue recorded commands; waits where too much is queued already."""
         self.gpu.queue.submit([encoder.finish()])
@@ -331,6 +335,8 @@ STORAGE = "storage"
 READ_ONLY = "read-only-storage"
 BYTE_KERNELS: dict[str, tuple[str, tuple[str, ...]]] = {
     "copy": (COPY, (STORAGE, STORAGE, "uniform")),
+    "slice": (SLICE, (STORAGE, STORAGE, STORAGE, "uniform")),
+    "count": (COUNT, (STORAGE, "uniform")),
     "fill": (FILL, (STORAGE, "uniform")),
     "gate": (GATE, (STORAGE, READ_ONLY, READ_ONLY, "uniform")),
 }

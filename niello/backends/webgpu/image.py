@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from niello.codegen.gpu.kernel import Argument, GpuKernel, Launch
 from niello.core.errors import CorruptFile
-from niello.runtime.commands import Dispatch, Program
+from niello.runtime.commands import Dispatch, Program, walk
 
 if TYPE_CHECKING:
     from niello.backends.webgpu.program import Key
@@ -60,7 +60,7 @@ def unpack(image: bytes, program: Program) -> dict[Key, GpuKernel]:
             f"this is no generated code of the webgpu back end: {error}", image
         ) from error
     wanted: dict[Key, Dispatch] = {
-        key_of(program, c): c for c in program.commands if isinstance(c, Dispatch)
+        key_of(program, c): c for c in walk(program.commands) if isinstance(c, Dispatch)
     }
     for key, command in wanted.items():
         kernel = found.get(key)

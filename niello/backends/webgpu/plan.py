@@ -6,74 +6,46 @@ writes the sizes, or zeros where the word in memory is zero.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from niello.backends.webgpu.byte_kernels import (
     copy_parameters,
+    count_parameters,
     fill_parameters,
     gate_parameters,
     grid_of,
+    slice_parameters,
     words_touched,
 )
 from niello.backends.webgpu.memory import Handle, Window, window
+from niello.backends.webgpu.playing import Choose, Direct, Grid, Part, Repeat, Start
 from niello.core.errors import DeviceError, UnsupportedOp
 from niello.runtime.buffer import Buffer
-from niello.runtime.commands import BufferRef, Command, Copy, Dispatch, Fill
+from niello.runtime.commands import (
+    BufferRef,
+    Command,
+    Copy,
+    Dispatch,
+    Fill,
+    If,
+    Loop,
+    SliceCopy,
+    walk,
+)
 
 if TYPE_CHECKING:
     from niello.backends.webgpu.program import WebGpuProgram
 
-Grid = tuple[int, int, int]
-
 
 @dataclass(frozen=True)
-class Start:
-    """A pipeline with its bindings; the grid is given, or read `at` these bytes of a buffer."""
-
-    pipeline: Any
-    group: Any
-    grid: Grid
-    grids: Any = None
-    at: int = 0
-
-
-@dataclass(frozen=True)
-class Direct:
-    """What the encoder does by itself, outside of compute passes."""
-
-    record: Callable[[Any], None]
-
-
 class Plan:
-    """The parts of a run in order: lists of launches that share a pass, and direct commands.
+    """The parts of a run in order. `keep` are buffers that must live as long."""
 
-    `keep` are buffers that must live as long.
-    """
-
-    def __init__(self, parts: list[list[Start] | Direct], keep: tuple[Any, ...]) -> None:
-        self._parts = parts
-        self._keep = keep
-
-    def record(self, encoder: Any) -> None:
-        """Add everything to a command encoder."""
-        for part in self._parts:
-            if isinstance(part, Direct):
-                part.record(encoder)
-                continue
-            run = encoder.begin_compute_pass()
-            last = None
-            for start in part:
-                if start.pipeline is not last:
-                    run.set_pipeline(start.pipeline)
-                    last = start.pipeline
-                run.set_bind_group(0, start.group)
-                if start.grids is None:
-                    run.dispatch_workgroups(*start.grid)
-                else:
-                    run.dispatch_workgroups_indirect(start.grids, start.at)
-            run.end()
+    parts: Sequence[Part]
+    keep: tuple[Any, ...]
 
 
 class Planner:
@@ -105,20 +77,28 @@ class _Making:
         self.gate = gate
         self.most = planner._most
         self.alignment = planner._alignment
-        self.parts: list[list[Start] | Direct] = []
+        self.parts: list[Part] = []  # of the list of commands that is being planned
         self.grids = self._room_for_grids()
         self.next_grid = 0
 
     def plan(self) -> Plan:
         """All commands."""
-        for command in self.program.commands:
+        return Plan(self._list(self.program.commands), (self.grids,))
+
+    def _list(self, commands: Sequence[Command]) -> list[Part]:
+        """The parts of a list of commands."""
+        around, self.parts = self.parts, []
+        for command in commands:
             self._command(command)
-        return Plan(self.parts, (self.grids,))
+        made, self.parts = self.parts, around
+        return made
 
     def _room_for_grids(self) -> Any:
         """Three words for each launch that may be switched off."""
         count = 0
-        for c in self.program.commands:
+        for c in walk(self.program.commands):
+            if isinstance(c, (If, Loop)):
+                continue  # the host decides, and what it does for that is not switched off
             if self.gate is not None or getattr(c, "predicate", None) is not None:
                 count += len(self._kernel(c).launches) if isinstance(c, Dispatch) else 1
         if not count:
@@ -160,6 +140,12 @@ class _Making:
             self._copy(command, flags)
         elif isinstance(command, Fill):
             self._fill(command, flags)
+        elif isinstance(command, SliceCopy):
+            self._copy_slice(command, flags)
+        elif isinstance(command, If):
+            self._branch(command)
+        elif isinstance(command, Loop):
+            self._loop(command)
         else:
             raise UnsupportedOp(
                 "webgpu",
@@ -225,9 +211,61 @@ class _Making:
             pipeline, group = self.device.bind_bytes("fill", [to], parameters)
             self._start(pipeline, group, grid_of(words_touched(start, part), self.most), flags)
 
+    # --- branches and loops
+    def _branch(self, command: If) -> None:
+        then, otherwise = self._list(command.then), self._list(command.otherwise)
+        self.parts.append(Choose(self._place(command.condition), then, otherwise, self.gate))
+
+    def _loop(self, command: Loop) -> None:
+        counter = self._place(command.counter)
+        step = -1 if command.reverse else 1
+        around, self.parts = self.parts, []
+        self._count(counter, step)
+        ahead, self.parts = self.parts, around
+        count = None if command.count is None else self._place(command.count)
+        condition = None if command.condition is None else self._place(command.condition)
+        store = None
+        if command.iterations is not None:
+            store = partial(self._word, self._place(command.iterations))
+        self.parts.append(
+            Repeat(
+                lambda total: self._word(counter, total if command.reverse else -1),
+                [*ahead, *self._list(command.body)],
+                command.trips,
+                count,
+                condition,
+                self._list(command.test),
+                store,
+                self.gate,
+            )
+        )
+
+    def _word(self, place: Handle, value: int) -> list[Part]:
+        """The parts that store a 32-bit word."""
+        to, start = window(place, 4, self.alignment)
+        parameters = fill_parameters(start, 4, value.to_bytes(4, "little", signed=True))
+        return [Start(*self.device.bind_bytes("fill", [to], parameters), (1, 1, 1))]
+
+    def _count(self, counter: Handle, step: int) -> None:
+        to, start = window(counter, 4, self.alignment)
+        pair = self.device.bind_bytes("count", [to], count_parameters(start // 4, step))
+        self._start(*pair, (1, 1, 1), [])
+
+    def _copy_slice(self, command: SliceCopy, flags: list[Handle]) -> None:
+        size = command.bytes
+        if not size:
+            return
+        to, start = window(self._place(command.target), command.target.bytes, self.alignment)
+        what, first = window(self._place(command.source), command.source.bytes, self.alignment)
+        index, at = window(self._place(command.index), 4, self.alignment)
+        steps = (command.target_step, command.source_step)
+        parameters = slice_parameters(start, size, first, steps, at // 4)
+        pipeline, group = self.device.bind_bytes("slice", [to, what, index], parameters)
+        self._start(pipeline, group, grid_of(size // 4 + 2, self.most), flags)
+
     def _start(self, pipeline: Any, group: Any, grid: Grid, flags: list[Handle]) -> None:
         if not flags:
-            self._launches().append(Start(pipeline, group, grid))
+            self.parts.append(Start(pipeline, group, grid))
             return
         slot = self.next_grid
         self.next_grid += 3
@@ -236,13 +274,5 @@ class _Making:
         parameters = gate_parameters(word // 4, other // 4, slot, grid)
         grids = (self.grids, 0, self.grids.size)
         gate, bound = self.device.bind_bytes("gate", [grids, first, second], parameters)
-        self._launches().append(Start(gate, bound, (1, 1, 1)))
-        self._launches().append(Start(pipeline, group, grid, self.grids, 4 * slot))
-
-    def _launches(self) -> list[Start]:
-        """The list of the current pass."""
-        if not self.parts or isinstance(self.parts[-1], Direct):
-            self.parts.append([])
-        last = self.parts[-1]
-        assert isinstance(last, list)
-        return last
+        self.parts.append(Start(gate, bound, (1, 1, 1)))
+        self.parts.append(Start(pipeline, group, grid, self.grids, 4 * slot))

@@ -1,4 +1,5 @@
-"""A compiled command list on a webgpu device: one command buffer for each run.
+"""A compiled command list on a webgpu device: one command buffer for each run, unless a value in
+memory decides what comes next.
 
 What a run binds depends on its buffers: it is put together once for each set of buffers, and kept,
 because the device's pool hands out what was dropped last.
@@ -6,6 +7,7 @@ because the device's pool hands out what was dropped last.
 
 from __future__ import annotations
 
+import dataclasses
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
@@ -13,12 +15,14 @@ from typing import TYPE_CHECKING
 from niello.backends.webgpu.image import pack
 from niello.backends.webgpu.memory import Handle
 from niello.backends.webgpu.plan import Plan, Planner
+from niello.backends.webgpu.playing import Playing
 from niello.codegen.gpu.kernel import Argument, GpuKernel
 from niello.codegen.rows import replace
 from niello.core.errors import CompilerBug, LimitExceeded
 from niello.core.nodes import Node
 from niello.kernel.ir import Kernel, Param
-from niello.runtime.commands import BufferRef, Dispatch, Program
+from niello.kernel.routine import Routine
+from niello.runtime.commands import BufferRef, Dispatch, Program, walk
 
 if TYPE_CHECKING:
     from niello.backends.webgpu.device import WebGpuDevice
@@ -41,7 +45,7 @@ class WebGpuProgram:
         self.kernels = kernels
         self.device = device
         self._arguments = sum(1 for _ in program.buffers())
-        for command in program.commands:
+        for command in walk(program.commands):
             if isinstance(command, Dispatch):
                 check(command, kernels[key_of(program, command)], device.limits)
         device.build(list(kernels.values()))
@@ -76,9 +80,9 @@ class WebGpuProgram:
                 plan = self._plans[key] = self._planner.plan(handles, gate)
                 if len(self._plans) > PLANS:
                     self._plans.popitem(last=False)
-            encoder = device.gpu.create_command_encoder()
-            plan.record(encoder)
-            device.submit(encoder)
+            playing = Playing(device)
+            playing.parts(plan.parts)
+            playing.submit()
 
     def image(self) -> bytes:
         """The WGSL of all kernels with their launches."""
@@ -92,10 +96,12 @@ class WebGpuProgram:
         )
 
 
-def render_kernels(program: Program, render: Callable[[Kernel], GpuKernel]) -> dict[Key, GpuKernel]:
+def render_kernels(
+    program: Program, render: Callable[[Kernel | Routine], GpuKernel]
+) -> dict[Key, GpuKernel]:
     """The kernels that the commands of a program launch."""
     found: dict[Key, GpuKernel] = {}
-    for command in program.commands:
+    for command in walk(program.commands):
         if isinstance(command, Dispatch):
             key = key_of(program, command)
             if key not in found:
@@ -113,7 +119,7 @@ def key_of(program: Program, command: Dispatch) -> Key:
     return command.kernel, tuple(tuple(g) for g in groups.values() if len(g) > 1)
 
 
-def joined(kernel: Kernel, groups: Sequence[Sequence[int]]) -> Kernel:
+def joined(kernel: Kernel | Routine, groups: Sequence[Sequence[int]]) -> Kernel | Routine:
     """The kernel with each group of slots reached through the first of them."""
     if not groups:
         return kernel
@@ -129,6 +135,9 @@ def joined(kernel: Kernel, groups: Sequence[Sequence[int]]) -> Kernel:
         )
         params[group[0]] = one
         chosen |= dict.fromkeys(members, one)
+    if isinstance(kernel, Routine):
+        body = tuple(replace(s, chosen) for s in kernel.body)
+        return dataclasses.replace(kernel, params=tuple(params), body=body)  # type: ignore[arg-type]
     stores = tuple(replace(s, chosen) for s in kernel.stores)
     return Kernel(kernel.name, tuple(params), stores)  # type: ignore[arg-type]
 

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from niello.backends.webgpu.bindings import declaration, pieces_of, variable_name
+from niello.backends.webgpu.bindings import combines, declaration, pieces_of, variable_name
 from niello.backends.webgpu.render_prelude import DEFINITIONS
 from niello.codegen.gpu.blocks import Val
 from niello.codegen.gpu.c_style import CStyle
@@ -24,12 +24,14 @@ from niello.codegen.gpu.kernel import GpuKernel
 from niello.codegen.gpu.registers import Reg
 from niello.codegen.gpu.render import Entry
 from niello.codegen.gpu.render import render as render_shared
+from niello.codegen.gpu.routine import render_routine
 from niello.codegen.gpu.target import GpuTarget
 from niello.codegen.transcendental import FUNCTIONS
 from niello.core.dtypes import DType, bool_, float64
 from niello.core.errors import CompilerBug, UnsupportedDtype
 from niello.core.nodes import walk
 from niello.kernel.ir import Expr, Kernel, Param
+from niello.kernel.routine import Routine
 
 TARGET = GpuTarget(
     threads=256,
@@ -55,24 +57,27 @@ _ZEROS = {
 }  # fmt: skip
 
 
-def render(kernel: Kernel, target: GpuTarget = TARGET) -> GpuKernel:
+def render(kernel: Kernel | Routine, target: GpuTarget = TARGET) -> GpuKernel:
     """WGSL of a kernel and how to launch it. `target` holds the sizes of the adapter.
 
     Every buffer is bound as read-write storage in group 0, in the order of the launch's arguments.
     Raises UnsupportedDtype for float64 and LimitExceeded for a kernel that does not fit the target.
     """
     _refuse(kernel)
-    return render_shared(
-        kernel, WgslDialect(target), target, _native, lambda entries: write_source(entries, target)
-    )
+    dialect = WgslDialect(target)
+    write = lambda entries: write_source(entries, target)  # noqa: E731
+    if isinstance(kernel, Routine):
+        return render_routine(kernel, dialect, target, _native, write)
+    return render_shared(kernel, dialect, target, _native, write)
 
 
 def _native(name: str, dtype: DType) -> bool:
     return name not in FUNCTIONS
 
 
-def _refuse(kernel: Kernel) -> None:
-    wide = any(isinstance(n, Expr) and n.dtype is float64 for n in walk(kernel.stores))
+def _refuse(kernel: Kernel | Routine) -> None:
+    roots = kernel.body if isinstance(kernel, Routine) else kernel.stores
+    wide = any(isinstance(n, Expr) and n.dtype is float64 for n in walk(roots))
     if wide or any(p.dtype is float64 for p in kernel.params):
         raise UnsupportedDtype(
             f"kernel {kernel.name}",
@@ -96,7 +101,8 @@ def _entry_text(entry: Entry, target: GpuTarget) -> str:
         lines += declaration(number, p, variable_name(p, entry.stage), pieces, body)
         number += len(pieces)
     for name, (reg, size) in entry.shared.items():
-        lines.append(f"var<workgroup> {name}: array<{_TYPES[reg]}, {size}>;")
+        kind = f"atomic<{_TYPES[reg]}>" if combines(name, body) else _TYPES[reg]
+        lines.append(f"var<workgroup> {name}: array<{kind}, {size}>;")
     block = "i32(group.x)"
     if entry.grid[1] > 1:
         block = f"i32(group.y * {entry.grid[0]}u + group.x)"
@@ -364,6 +370,28 @@ class WgslDialect(CStyle):
     # --- threads
     def barrier_line(self) -> str:
         return "workgroupBarrier();"
+
+    wants_agreement = True
+    forever = "loop {"
+
+    def barrier_lines(self, in_buffer: bool) -> list[str]:
+        lines = ["workgroupBarrier();", "storageBarrier();"]
+        return lines if in_buffer else lines[:1]
+
+    def agreed_lines(self, array: str, name: str, reg: Reg, place: str = "") -> list[str]:
+        return [f"let {name} = workgroupUniformLoad(&{place or f'{array}[0]'});"]
+
+    def array_line(self, reg: Reg, name: str, elements: int) -> str:
+        return f"var {name}: array<{_TYPES[reg]}, {elements}>;"
+
+    def atomic_load(self, element: str) -> str:
+        return f"atomicLoad(&{element})"
+
+    def atomic_store(self, element: str, value: str) -> str:
+        return f"atomicStore(&{element}, {value});"
+
+    def atomic_line(self, op: str, element: str, value: str) -> str:
+        return f"atomic{op.capitalize()}(&{element}, {value});"
 
     def shuffle(self, value: Val, mask: int) -> str:
         raise CompilerBug("WGSL", "threads exchange values through memory only", received=mask)

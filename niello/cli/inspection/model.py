@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,6 +23,8 @@ class Box:
     written: list[str] = field(default_factory=list)  # variables that it assigns
     bytes: int = 0
     text: str = ""  # the kernel in index notation
+    seconds: float | None = None  # of the command run alone, where it was measured
+    flops: int = 0  # of its contractions, where it was measured
 
 
 @dataclass(frozen=True)
@@ -49,18 +52,21 @@ class Model:
     source_lines: bool  # whether it helps to say where operations were made
 
 
-def model_of(executable: nl.Executable, *, source_lines: bool = True) -> Model:
-    """Collect what is drawn."""
+def model_of(
+    executable: nl.Executable, *, source_lines: bool = True, times: Sequence[Any] = ()
+) -> Model:
+    """Collect what is drawn; `times` are those of `executable.time_commands()`."""
     graph = executable.optimised.graph
     boxes = list(_boxes(executable))
     _add_views(graph, boxes)
-    printed = executable.as_text("graph").splitlines()[1:-1]
+    for box, time in zip(boxes, times, strict=False):
+        box.seconds, box.flops = time.seconds, time.flops
     return Model(
         graph.name,
         executable.backend.name,
         boxes,
         [o for o in graph.operations if o.op.name == "placeholder"],
-        {o.name: line.strip() for o, line in zip(graph.operations, printed, strict=True)},
+        executable.operation_texts(),
         arena_plan(executable),
         executable.arena_bytes,
         executable.bytes_moved,
@@ -68,24 +74,52 @@ def model_of(executable: nl.Executable, *, source_lines: bool = True) -> Model:
     )
 
 
+def _by_operation(lines: list[str]) -> list[str]:
+    """The text of each operation: one line, and more for what is inside a branch or a loop."""
+    found: list[list[str]] = []
+    for line in lines:
+        if line.startswith("  %"):
+            found.append([])
+        found[-1].append(line.removeprefix("  "))
+    return ["\n".join(part) for part in found]
+
+
 def _boxes(executable: nl.Executable) -> Iterator[Box]:
     program = executable.program
     known = {o.name: o for o in executable.optimised.graph.operations}
-    texts = executable.as_text("kernels").split('\nkernel "')
-    texts = [texts[0], *('kernel "' + t for t in texts[1:])]
+    texts = executable.kernel_texts()
+    nested = _nested_texts(executable)
     for number, command in enumerate(program.commands):
         variables = [
             program.variables[b.index].name for b in command.writes if b.space.value == "variable"
         ]
         size = sum(b.bytes for b in {*command.reads, *command.writes})
         index = getattr(command, "kernel", None)
-        if index is None:
-            title = type(command).__name__.lower()
-            yield Box(number, title, written=variables, bytes=size, text=str(command))
+        operations = [known[n] for n in getattr(command, "names", ()) if n in known]
+        if number in nested:  # a branch or a loop: one box, its commands are the text
+            title = " ".join((type(command).__name__.lower(), *command.names))  # type: ignore[attr-defined]
+            yield Box(number, title, operations, variables, size, nested[number])
+        elif index is None:
+            title = getattr(command, "function", type(command).__name__.lower())
+            yield Box(number, title, operations, variables, size, str(command))
         else:
-            operations = [known[n] for n in command.names]  # type: ignore[attr-defined]
             title = program.kernels[index].name
             yield Box(number, title, operations, variables, size, texts[index].strip())
+
+
+def _nested_texts(executable: nl.Executable) -> dict[int, str]:
+    """The lines of the schedule that describe a command with commands inside, by its number."""
+    found: dict[int, list[str]] = {}
+    number = -1
+    for line in executable.as_text("schedule").splitlines():
+        head = re.match(r"( {0,3}\d+)  (if|loop) ", line)
+        if re.match(r" {0,3}\d+  ", line):
+            number = int(line[:4]) if head else -1
+        elif line.startswith("arena "):
+            break
+        if number >= 0:
+            found.setdefault(number, []).append(line)
+    return {n: "\n".join(lines) for n, lines in found.items()}
 
 
 def _add_views(graph: Any, boxes: list[Box]) -> None:

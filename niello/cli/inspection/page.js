@@ -90,11 +90,12 @@ function row(box) {
   dot.style.background = `hsl(${box.hue} 60% 62%)`;
   return make("button", { className: "row", onclick: () => showBox(box.number, true) },
     dot, make("span", {}, `${box.number} · ${box.title}`),
-    make("span", { className: "size" }, box.moves));
+    make("span", { className: "size" }, box.time || box.moves));
 }
 function showAll() {
   choose(null);
-  details.replaceChildren(make("h2", {}, "Kernels ", make("span", {}, "and the bytes they move")),
+  details.replaceChildren(make("h2", {}, "Kernels ", make("span", {},
+    data.boxes.some((b) => b.time) ? "and their times" : "and the bytes they move")),
     ...data.boxes.map(row));
 }
 function back() {
@@ -104,7 +105,8 @@ function showBox(number, move) {
   const box = data.boxes[number], element = document.getElementById(`box${number}`);
   choose(element, number);
   if (move) centre(element);
-  const parts = [back(), make("h2", {}, `${number} · ${box.title}`), `${box.moves} moved`];
+  const parts = [back(), make("h2", {}, `${number} · ${box.title}`), 
+    box.time ? `${box.time}, ${box.moves} moved` : `${box.moves} moved`];
   if (box.operations.length) {
     parts.push(make("h2", {}, "Stitched operations"), make("div", {}, ...box.operations.map(link)));
   }

@@ -11,8 +11,8 @@ from typing import Any
 import niello as nl
 from niello.cli.inspection import picture
 from niello.cli.inspection.model import Model
-from niello.cli.inspection.report import summary
-from niello.cli.inspection.words import data_size, tensor_type
+from niello.cli.inspection.report import in_and_out, summary
+from niello.cli.inspection.words import data_size, milliseconds, tensor_type
 
 CHART_WIDTH, CHART_HEIGHT = 1000.0, 190.0
 LEFT, BOTTOM = 62.0, 24.0
@@ -36,6 +36,7 @@ PAGE = """<!doctype html>
 <input id="search" type="search" placeholder="Search operations and kernels  ( / )"
  autocomplete="off"><span id="count"></span>
 <div id="details"></div>
+<details class="facts"><summary>inputs, outputs, parameters</summary>{facts}</details>
 </aside>
 <footer id="memory"><h2>Arena <span>bytes against commands; each block holds one value</span></h2>
 {chart}</footer>
@@ -56,6 +57,7 @@ def page(executable: nl.Executable, model: Model) -> str:
         picture=picture.draw(model),
         summary=escape(summary(executable, model)),
         chart=memory_chart(model),
+        facts="".join(f"<p>{escape(line)}</p>" for line in in_and_out(executable)),
         data=json.dumps(_data(model)).replace("</", "<\\/"),
         script=(here / "page.js").read_text(),
     )
@@ -77,6 +79,7 @@ def _data(model: Model) -> dict[str, Any]:
         {
             "number": b.number, "title": b.title, "text": b.text, "written": b.written,
             "moves": data_size(b.bytes), "bytes": b.bytes, "hue": round(picture.hue(b.number)),
+            "time": milliseconds(b.seconds),
             "operations": [o.name for o in b.operations],
         }
         for b in model.boxes

@@ -9,14 +9,18 @@ from rich.table import Table
 from rich.text import Text
 
 import niello as nl
+from niello.cli.inspection.facts import operations, parameters, total_seconds
 from niello.cli.inspection.model import Memory, Model
-from niello.cli.inspection.words import data_size
+from niello.cli.inspection.words import data_size, milliseconds
 
 ROWS = 16  # of the memory chart
 
 
 def show(executable: nl.Executable, model: Model, console: Console) -> None:
     """Print everything."""
+    console.rule("what goes in and out")
+    for line in in_and_out(executable):
+        console.print(Text(line))
     console.rule("graph, optimised")
     console.print(Text(executable.as_text("graph")))
     console.rule("kernels, in the order they run")
@@ -27,24 +31,44 @@ def show(executable: nl.Executable, model: Model, console: Console) -> None:
     console.print(summary(executable, model))
 
 
+def in_and_out(executable: nl.Executable) -> Iterator[str]:
+    """Inputs, outputs, parameters and kinds of operations, a line each."""
+    pairs = (
+        ("input", zip(executable.input_names, executable.input_types, strict=True)),
+        ("output", zip(executable.target_names, executable.output_types, strict=True)),
+    )
+    for word, listed in pairs:
+        for name, kind in listed:
+            yield f"{word:>10}  {name}: {kind}"
+    held = parameters(executable)
+    yield f"parameters  {held['count']:,} in {data_size(held['bytes'])}"
+    counts = operations(executable).most_common()
+    yield f"operations  {', '.join(f'{name} {n}' for name, n in counts) or 'none'}"
+
+
 def summary(executable: nl.Executable, model: Model) -> str:
     """One line."""
+    seconds = total_seconds(model)
+    measured = "" if seconds is None else f"; {seconds * 1e3:.3f} ms in all commands"
     return (
         f"{len(executable.computation.graph.operations)} operations, "
         f"{len(executable.optimised.graph.operations)} after optimisation, in "
         f"{executable.kernel_count} kernels for {model.device}; arena "
-        f"{data_size(model.arena_bytes)}; {data_size(model.bytes_moved)} moved in a run"
+        f"{data_size(model.arena_bytes)}; {data_size(model.bytes_moved)} moved in a run{measured}"
     )
 
 
 def kernels(model: Model) -> Table:
     """One row for each command of the schedule."""
-    table = Table("", "kernel", "stitched operations", "moves")
-    table.columns[0].justify = table.columns[3].justify = "right"
+    timed = total_seconds(model) is not None
+    table = Table("", "kernel", "stitched operations", "moves", *(["time"] if timed else []))
+    for column in (table.columns[0], *table.columns[3:]):
+        column.justify = "right"
     for box in model.boxes:
         inside = ", ".join(o.name for o in box.operations)
         writes = "".join(f" → {name}" for name in box.written)
-        table.add_row(str(box.number), Text(box.title), Text(inside + writes), data_size(box.bytes))
+        cells = [str(box.number), Text(box.title), Text(inside + writes), data_size(box.bytes)]
+        table.add_row(*cells, *([milliseconds(box.seconds)] if timed else []))
     return table
 
 

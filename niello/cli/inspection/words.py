@@ -14,6 +14,11 @@ def data_size(count: float) -> str:
     return f"{count:.1f} GiB"
 
 
+def milliseconds(seconds: float | None) -> str:
+    """A time; nothing for one that was not measured."""
+    return "" if seconds is None else f"{seconds * 1e3:.3f} ms"
+
+
 def tensor_type(tensor: nl.Tensor) -> str:
     """The type, short: f32 64×28×28×1."""
     kind = tensor.dtype.name.replace("float", "f").replace("uint", "u").replace("int", "i")

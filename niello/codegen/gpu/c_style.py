@@ -132,6 +132,34 @@ class Dialect(ABC):
     def barrier_line(self) -> str:
         """Wait for all threads of the block."""
 
+    wants_agreement: bool = False  # whether what decides on barriers must be known to be uniform
+    forever: str = "while (true) {"  # the head of a loop that something inside ends
+
+    def barrier_lines(self, in_buffer: bool) -> list[str]:
+        """Wait for all threads of the block, and see what they wrote (to buffers, too)."""
+        return [self.barrier_line()]
+
+    @abstractmethod
+    def agreed_lines(self, array: str, name: str, reg: Reg, place: str = "") -> list[str]:
+        """Define a name, alike for all threads, as the first element of a shared array (or another
+        place in it), with barriers around."""
+
+    @abstractmethod
+    def array_line(self, reg: Reg, name: str, elements: int) -> str:
+        """Declare an array that a thread has for itself."""
+
+    @abstractmethod
+    def atomic_load(self, element: str) -> str:
+        """The value of an element that threads combine into."""
+
+    @abstractmethod
+    def atomic_store(self, element: str, value: str) -> str:
+        """A statement that sets such an element."""
+
+    @abstractmethod
+    def atomic_line(self, op: str, element: str, value: str) -> str:
+        """A statement that combines into an element: add, min, max, and, or, xor."""
+
     @abstractmethod
     def shuffle(self, value: Val, mask: int) -> str:
         """The value that the thread whose number differs in the bits of `mask` has; CUDA only."""

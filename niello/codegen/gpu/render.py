@@ -11,6 +11,7 @@ from niello.codegen.gpu.blocks import Block, Scope
 from niello.codegen.gpu.c_style import CStyle
 from niello.codegen.gpu.contract import Contraction
 from niello.codegen.gpu.expressions import Emitter
+from niello.codegen.gpu.inner_tiles import contraction_writer
 from niello.codegen.gpu.kernel import Argument, GpuKernel, Launch
 from niello.codegen.gpu.nests import NestWriter, inline_reduce
 from niello.codegen.gpu.phases import Nest
@@ -19,7 +20,7 @@ from niello.codegen.gpu.scatter import Scatter, ScatterWriter
 from niello.codegen.gpu.stages import SCRATCH_SLOT, Part, Stages, stages_of
 from niello.codegen.gpu.target import GpuTarget
 from niello.codegen.gpu.teams import map_nest, threads_wanted
-from niello.codegen.gpu.tiles import TileWriter, contraction_writer
+from niello.codegen.gpu.tiles import BlockTiles
 from niello.codegen.gpu.turned import TurnedWriter, turned_of
 from niello.codegen.transcendental import Native, expand
 from niello.core.errors import LimitExceeded
@@ -52,7 +53,7 @@ def render(
     """The launches of a kernel. `native` says which functions the language has; `write` makes the
     source of entry points. Raises LimitExceeded and UnsupportedDtype."""
     stages = stages_of(expand(kernel, native), target)
-    base = _identifier(kernel.name)
+    base = identifier(kernel.name)
     entries: list[Entry] = []
     notes: list[str] = []
     for parts in _launches(stages, target):
@@ -61,7 +62,7 @@ def render(
         entry, said = _entry(name, parts, dialect, target)
         entries.append(entry)
         notes += [f"{name}: {x}" for x in said]
-    launches = tuple(_launch(e, target) for e in entries)
+    launches = tuple(entry_launch(e, target) for e in entries)
     return GpuKernel(
         kernel.name,
         write(entries) if entries else "",
@@ -71,7 +72,7 @@ def render(
     )
 
 
-def _identifier(name: str) -> str:
+def identifier(name: str) -> str:
     """A name that both languages accept, of bounded length."""
     plain = re.sub(r"[^A-Za-z0-9]+", "_", name).strip("_")[:_LONGEST_NAME].rstrip("_")
     return f"k_{plain}" if plain else "k"
@@ -124,7 +125,7 @@ def _entry(
     mapped = [(x, map_nest(x, target, dialect.word_bytes)) for x, t in turned.items() if t is None]
     mappings = dict(mapped)
     threads = threads_wanted(mapped, target)
-    writers: list[NestWriter | ScatterWriter | TileWriter | TurnedWriter] = []
+    writers: list[NestWriter | ScatterWriter | BlockTiles | TurnedWriter] = []
     for x in level:
         if isinstance(x, Contraction):
             writers.append(contraction_writer(em, x, target))
@@ -138,7 +139,7 @@ def _entry(
     notes = [w.describe() for w in writers]
     resident = max((getattr(w, "resident", 1) for w in writers), default=1)
     total = sum(w.blocks for w in writers)
-    grid = _grid(total, target)
+    grid = entry_grid(total, target)
     root = Block(1)
     scope = Scope(None, root)
     shared: dict[str, tuple[Reg, int]] = {}
@@ -163,7 +164,7 @@ def _entry(
     ), notes
 
 
-def _grid(blocks: int, target: GpuTarget) -> tuple[int, int, int]:
+def entry_grid(blocks: int, target: GpuTarget) -> tuple[int, int, int]:
     """A grid of at least that many blocks, by rows that are as long as the device allows."""
     if blocks <= target.most_blocks:
         return (blocks, 1, 1)
@@ -171,7 +172,7 @@ def _grid(blocks: int, target: GpuTarget) -> tuple[int, int, int]:
     return (-(-blocks // rows), rows, 1)
 
 
-def _launch(entry: Entry, target: GpuTarget) -> Launch:
+def entry_launch(entry: Entry, target: GpuTarget) -> Launch:
     arguments: list[Argument] = []
     for p, written in zip(entry.params, entry.written, strict=True):
         of_scratch = p.slot >= SCRATCH_SLOT

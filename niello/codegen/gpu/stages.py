@@ -22,11 +22,11 @@ from niello.codegen.gpu.contract import (
     part_count,
     worth_tiles,
 )
+from niello.codegen.gpu.inner_tiles import plan
 from niello.codegen.gpu.phases import Nest, lanes_over_units, nest_of
 from niello.codegen.gpu.scatter import Scatter
 from niello.codegen.gpu.target import GpuTarget
 from niello.codegen.gpu.teams import map_nest
-from niello.codegen.gpu.tiles import choose_tile, parts_for
 from niello.codegen.plan import collapse_stores
 from niello.codegen.rows import level_of, placed, replace
 from niello.core.dtypes import int32, int64
@@ -167,8 +167,8 @@ class _Planner:
     ) -> int:
         """Plan one contraction with its epilogue, in parts of k where the device would idle."""
         whole = contraction_of(node, ranges, stores)
-        tile = choose_tile(whole, self.target)
-        parts = part_count(whole, parts_for(whole, tile, self.target), tile.step)
+        tile, wanted = plan(whole, self.target)
+        parts = part_count(whole, wanted, tile.step)
         if parts < 2:
             self.result.add(level, whole)
             return level
@@ -248,8 +248,9 @@ class _Planner:
         index = ravel(ranges, [r.extent for r in ranges])
         chosen: dict[Node, Node] = {}
         last = level
-        for node, wanted in zip(first, parts, strict=True):
-            chosen[node], made = self._partials(ranges, node, max(2, wanted), count, index, level)
+        for together, wanted in _alike(first, parts):
+            found_here, made = self._partials(ranges, together, wanted, count, index, level)
+            chosen.update(found_here)
             last = max(last, made)
         if len(first) < len(nodes):
             writes: dict[tuple[Range, ...], list[Store]] = {}
@@ -296,45 +297,62 @@ class _Planner:
     def _partials(
         self,
         ranges: tuple[Range, ...],
-        node: Expr,
+        nodes: Sequence[Expr],
         parts: int,
         count: int,
         index: Expr,
         level: int,
-    ) -> tuple[Expr, int]:
-        """What combines the partial results of a reduction, and the level that writes them."""
+    ) -> tuple[dict[Node, Node], int]:
+        """What combines the partial results of reductions over equal ranges, which share one pass
+        over memory, and the level that writes them."""
+        extents = [r.extent for r in nodes[0].ranges]  # type: ignore[attr-defined]
+        arg = isinstance(nodes[0], ArgReduce)
+        if arg and extents[0] < 2:
+            return {n: n for n in nodes}, level
+        first = arg or extents[0] >= parts
+        axis = 0 if first else extents.index(max(extents))
+        size = _part_size(extents[axis], parts)
+        part = Range(f"part{len(self.result.scratch)}", -(-extents[axis] // size))
+        units = (part, *ranges)
+        position = part * count + index
+        stores: list[Store] = []
+        limits: dict[Expr, Expr] = {}
+        chosen: dict[Node, Node] = {}
+        for node in nodes:
+            local, each = self._piece(node, axis, size, part)
+            buffer = self.result.buffer(each, part.extent * count)
+            if extents[axis] % size:
+                left = const(extents[axis], int64) - part * size
+                rest = math.prod(extents) // extents[axis]
+                limits[local] = fn("min", left, const(size, int64)) * rest
+            stores.append(Store(buffer, units, position, each, None, None))
+            chosen[node] = self._joined(node, part, size, buffer, count, index)
+        self.result.add(level, nest_of(units, stores, limits=limits))
+        return chosen, level
+
+    def _piece(self, node: Expr, axis: int, size: int, part: Range) -> tuple[Expr, Expr]:
+        """The reduction of one part, and the same as it is stored."""
         inner: tuple[Range, ...] = node.ranges  # type: ignore[attr-defined]
-        if isinstance(node, ArgReduce):
-            along = inner[0]
-            if along.extent < 2:
-                return node, level
-        else:
-            along = inner[0] if inner[0].extent >= parts else max(inner, key=lambda r: r.extent)
-        size = _part_size(along.extent, parts)
-        part = Range(f"part{len(self.result.scratch)}", -(-along.extent // size))
+        along = inner[axis]
         piece = Range(f"{along.name}_part", size)
         others = tuple(r for r in inner if r is not along)
         body = rename(body_of(node), {along: part * size + piece})
-        each: Expr
         if isinstance(node, ArgReduce):
-            step = math.prod(r.extent for r in others)
             local: Expr = ArgReduce(node.op, (piece, *others), body)  # type: ignore[arg-type]
-            each = cast(local, int32) if along.extent * step < 2**31 else local
-        else:
-            local = Reduce(node.op, (piece, *others), body)  # type: ignore[attr-defined,arg-type]
-            each = local
-        buffer = self.result.buffer(each, part.extent * count)
+            small = math.prod(r.extent for r in inner) < 2**31
+            return local, cast(local, int32) if small else local
+        local = Reduce(node.op, (piece, *others), body)  # type: ignore[attr-defined,arg-type]
+        return local, local
+
+    def _joined(
+        self, node: Expr, part: Range, size: int, buffer: Param, count: int, index: Expr
+    ) -> Expr:
+        """What makes the whole reduction of its parts in a buffer."""
+        inner: tuple[Range, ...] = node.ranges  # type: ignore[attr-defined]
         position = part * count + index
-        units = (part, *ranges)
-        limits: dict[Expr, Expr] = {}
-        if along.extent % size:
-            left = const(along.extent, int64) - part * size
-            rest = math.prod(r.extent for r in others)
-            limits[local] = fn("min", left, const(size, int64)) * rest
-        store = Store(buffer, units, position, each, None, None)
-        self.result.add(level, nest_of(units, [store], limits=limits))
         if not isinstance(node, ArgReduce):
-            return Reduce(node.op, (part,), Load(buffer, position, None)), level  # type: ignore[attr-defined]
+            return Reduce(node.op, (part,), Load(buffer, position, None))  # type: ignore[attr-defined]
+        step = math.prod(r.extent for r in inner[1:])
 
         def place(at: Expr) -> Expr:
             """The position in the whole of what part `at` found."""
@@ -347,7 +365,18 @@ class _Planner:
             (part,),
             rename(body_of(node), dict(zip(inner, where, strict=True))),  # type: ignore[arg-type]
         )
-        return place(best), level
+        return place(best)
+
+
+def _alike(nodes: Sequence[Expr], parts: Sequence[int]) -> list[tuple[list[Expr], int]]:
+    """Reductions over ranges of equal extents together, with the most parts that one wants."""
+    found: dict[object, tuple[list[Expr], int]] = {}
+    for node, wanted in zip(nodes, parts, strict=True):
+        extents = tuple(r.extent for r in node.ranges)  # type: ignore[attr-defined]
+        key = node if isinstance(node, ArgReduce) else extents
+        before, most = found.get(key, ([], 2))
+        found[key] = ([*before, node], max(most, wanted))
+    return list(found.values())
 
 
 def _part_size(extent: int, parts: int) -> int:

@@ -21,9 +21,8 @@ class GpuTarget:
     most_buffers: int = 1 << 10  # of one launch
     most_binding_bytes: int = 1 << 62  # of one buffer argument: larger ones are bound in pieces
     tile_side: int = 8  # rows and columns of C that a thread of a contraction holds at most
-    tiles: tuple[str, ...] = (
-        "registers",
-    )  # inner tiles to try, best first (see tiles.INNER_TILES)
+    slices: int = 1  # groups of threads that share the points of k in a step, at most
+    tiles: tuple[str, ...] = ("registers",)  # inner tiles to try, best first (see inner_tiles.py)
 
     @property
     def piece_bytes(self) -> int:

@@ -5,146 +5,96 @@ are) for one step of k, leave them in shared memory, and multiply what is there 
 hold in registers; the next step's elements are on their way meanwhile. The epilogue runs on the
 registers.
 
-Another inner tile is another class with the methods of `TileWriter`, listed in INNER_TILES and
-named by the targets that have it.
+Where a tile is small beside its k, several groups of threads (slices) share a step's points of k,
+and their sums are added up in shared memory at the end.
+
+Another inner tile is another class like `RegisterTiles`, listed in inner_tiles.py.
 """
 
 from __future__ import annotations
 
-import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import ClassVar, Protocol
 
 from niello.codegen.gpu.blocks import Lanes, Scope, Val
 from niello.codegen.gpu.contract import Contraction
 from niello.codegen.gpu.expressions import Emitter, adjacent
 from niello.codegen.gpu.flat import Flat, Rewriter, flatten
 from niello.codegen.gpu.registers import Reg, register_of
+from niello.codegen.gpu.staging import TID, RegisterStaging, Side, group_of, spread
 from niello.codegen.gpu.target import GpuTarget
+from niello.codegen.gpu.tile_choice import Tile, buffers_for, choose, register_tiles
 from niello.core.nodes import walk
-from niello.kernel.bounds import affine
-from niello.kernel.ir import Expr, Load, Range, Store, free_ranges
+from niello.kernel.ir import Expr, Load, Store, free_ranges
+
+_BAND = 8  # rows of blocks that run together, so that they share what they read
+_EXCHANGED = 12 << 10  # bytes through which slices hand over their sums
+_RATE = 128.0  # multiplications of a processor in a cycle
 
 
-class TileWriter(Protocol):
-    """Writes a contraction for a block of `threads` threads."""
+class BlockTiles(ABC):
+    """What inner tiles have in common: where a block is, its share of k, and the epilogue."""
 
     threads: int
-    resident: int  # blocks that a processor should hold at once, which bounds their registers
-    blocks: int
-    shared: dict[str, tuple[Reg, int]]
+    resident = 2  # blocks that a processor should hold at once, which bounds their registers
+    # Rows and columns of C of a thread; columns come in groups of neighbours.
+    row_count: int
+    column_count: int
+    column_group: int
+    remarks: tuple[str, ...] = ()  # for the dump: why other tiles do not do
 
-    def write(self, scope: Scope, block: str) -> None:
-        """The code of one block; `block` is the text of its number."""
-
-    def describe(self) -> str:
-        """For the dump."""
-
-
-@dataclass(frozen=True)
-class Tile:
-    """Rows and columns of C that a block computes, and points of k in a step."""
-
-    rows: int
-    columns: int
-    step: int
-
-    SIDE: ClassVar[int] = 16  # threads along either side of the tile
-
-    @property
-    def per_thread(self) -> tuple[int, int]:
-        """Rows and columns of a thread."""
-        return self.rows // self.SIDE, self.columns // self.SIDE
-
-
-THREADS = Tile.SIDE * Tile.SIDE
-_LEAST_PART = 128  # points of k that are worth a block of their own
-# Tiles, and how fast each is once the device is full, relative to the first.
-TILES = (
-    (Tile(128, 128, 8), 1.0),
-    (Tile(128, 64, 16), 0.85),
-    (Tile(64, 128, 16), 0.85),
-    (Tile(64, 64, 16), 0.7),
-    (Tile(128, 32, 16), 0.6),
-    (Tile(64, 32, 32), 0.5),
-    (Tile(32, 64, 32), 0.5),
-    (Tile(32, 32, 32), 0.4),
-    (Tile(32, 32, 16), 0.35),
-)
-
-
-def choose_tile(c: Contraction, target: GpuTarget) -> Tile:
-    """The tile that should take the least time: large ones reuse more, small ones fill gaps."""
-    m, n = c.extent(c.m), c.extent(c.n)
-    size = register_of(c.dtype).bytes
-    slots = max(1, target.fill // (4 * THREADS))
-
-    def time(choice: tuple[Tile, float]) -> float:
-        tile, speed = choice
-        blocks = -(-m // tile.rows) * -(-n // tile.columns) * c.extent(c.z)
-        rounds = blocks / slots if blocks > 4 * slots else -(-blocks // slots)
-        return rounds * tile.rows * tile.columns / speed
-
-    fitting = [
-        (t, speed)
-        for t, speed in TILES
-        if max(t.per_thread) * size <= 4 * target.tile_side
-        and (t.rows + t.columns + 8) * t.step * size <= target.shared_bytes
-    ]
-    return min(fitting or [TILES[-1]], key=time)[0]
-
-
-def parts_for(c: Contraction, tile: Tile, target: GpuTarget) -> int:
-    """Into how many parts of k to split, so that the device is busy."""
-    m, n, k = c.extent(c.m), c.extent(c.n), c.extent(c.k)
-    blocks = -(-m // tile.rows) * -(-n // tile.columns) * c.extent(c.z)
-    wanted = target.fill // (4 * THREADS)
-    if blocks * 2 > wanted:
-        return 1
-    return max(1, min(wanted // blocks, k // _LEAST_PART, 256))
-
-
-class RegisterTiles:
-    """The inner tile in registers."""
-
-    threads = THREADS
-    resident = 2
-
-    def __init__(self, em: Emitter, c: Contraction, target: GpuTarget) -> None:
+    def __init__(self, em: Emitter, c: Contraction, target: GpuTarget, tile: Tile) -> None:
         self.em = em
         self.c = c
-        self.tile = choose_tile(c, target)
+        self.target = target
+        self.tile = tile
         self.reg = register_of(c.dtype)
         self.shared: dict[str, tuple[Reg, int]] = {}
         self.m, self.n, self.k = c.extent(c.m), c.extent(c.n), c.extent(c.k)
-        self.row_blocks = -(-self.m // self.tile.rows)
-        self.column_blocks = -(-self.n // self.tile.columns)
+        self.row_blocks = -(-self.m // tile.rows)
+        self.column_blocks = -(-self.n // tile.columns)
         self.z = flatten(c.z, 1, "z")
         self.blocks = self.row_blocks * self.column_blocks * c.extent(c.z) * c.parts
-
-    @classmethod
-    def accepts(cls, c: Contraction, target: GpuTarget) -> bool:
-        """Whether this tile can do a contraction: any."""
-        return True
 
     def describe(self) -> str:
         """For the dump."""
         t = self.tile
         return (
-            f"tiles {t.rows}x{t.columns}x{t.step} of {self.m}x{self.n}x{self.k}, "
+            f"{t.rows}x{t.columns}x{t.step} of {self.m}x{self.n}x{self.k}, "
             f"{self.c.extent(self.c.z)} batches, {self.c.parts} parts"
+            + "".join(f"; {x}" for x in self.remarks)
         )
 
+    # --- what an inner tile says
+    @classmethod
+    @abstractmethod
+    def refusal(cls, c: Contraction, target: GpuTarget) -> str:
+        """Why this tile cannot do a contraction; empty when it can."""
+
+    @classmethod
+    @abstractmethod
+    def plan(cls, c: Contraction, target: GpuTarget) -> tuple[Tile, int]:
+        """The tile for a contraction, and into how many parts of k to cut it."""
+
+    @abstractmethod
+    def multiply(self, scope: Scope, sums: list[list[Val]], start: str, stop: str) -> None:
+        """Add the products of the points of k from `start` to `stop` to the sums."""
+
+    @abstractmethod
+    def row_at(self, i: int) -> str:
+        """Where a thread's row lies in the tile."""
+
+    @abstractmethod
+    def column_at(self, j: int) -> str:
+        """Where a thread's column lies in the tile."""
+
+    # --- a block
     def write(self, scope: Scope, block: str) -> None:
         """The code of one block of threads."""
         em, tile = self.em, self.tile
-        column = em.constant(scope, Reg.I32, f"({block} % {self.column_blocks})", "bn")
-        rest = em.constant(scope, Reg.I32, f"({block} / {self.column_blocks})", "bz")
-        row = em.constant(scope, Reg.I32, f"({rest.text} % {self.row_blocks})", "bm")
-        batch = em.constant(scope, Reg.I32, f"({rest.text} / {self.row_blocks})", "bz")
-        self.first_row = em.constant(scope, Reg.I32, f"{row.text} * {tile.rows}", "m")
-        self.first_column = em.constant(scope, Reg.I32, f"{column.text} * {tile.columns}", "n")
+        row, column, batch = self._position(scope, block)
+        self.first_row = em.constant(scope, Reg.I32, f"{row} * {tile.rows}", "m")
+        self.first_column = em.constant(scope, Reg.I32, f"{column} * {tile.columns}", "n")
         base = scope.beside({})
         start, stop = "0", str(self.k)
         if self.c.part is not None:
@@ -159,61 +109,42 @@ class RegisterTiles:
                 end = em.dialect.select(test, end, em.dialect.literal(self.k, Reg.I32))
             stop = em.constant(scope, Reg.I32, end, "k").text
         base.ranges[self.z.chunk] = batch
-        sums = self._sums(base)
-        self._multiply(base, sums, start, stop)
-        self._finish(base, sums)
+        sums = self.sums(base)
+        self.multiply(base, sums, start, stop)
+        self.finish(base, sums)
 
-    def _sums(self, scope: Scope) -> list[list[Val]]:
-        rows, columns = self.tile.per_thread
+    def _position(self, scope: Scope, block: str) -> tuple[str, str, Val]:
+        """Row and column of a block, and its batch. Blocks go down bands of rows."""
+        em, rows, columns = self.em, self.row_blocks, self.column_blocks
+        batch = em.constant(scope, Reg.I32, f"({block} / {rows * columns})", "bz")
+        place = em.constant(scope, Reg.I32, f"({block} % {rows * columns})", "b").text
+        if rows <= _BAND or columns <= _BAND:
+            row = em.constant(scope, Reg.I32, f"({place} / {columns})", "bm").text
+            return row, em.constant(scope, Reg.I32, f"({place} % {columns})", "bn").text, batch
+        band = em.constant(scope, Reg.I32, f"({place} / {_BAND * columns})", "band").text
+        inside = em.constant(scope, Reg.I32, f"({place} % {_BAND * columns})", "b").text
+        high = str(_BAND)
+        if rows % _BAND:
+            last = f"({band} == {rows // _BAND})"
+            left = em.dialect.literal(rows % _BAND, Reg.I32)
+            text = em.dialect.select(last, left, em.dialect.literal(_BAND, Reg.I32))
+            high = em.constant(scope, Reg.I32, text, "high").text
+        row = em.constant(scope, Reg.I32, f"{band} * {_BAND} + ({inside} % {high})", "bm").text
+        return row, em.constant(scope, Reg.I32, f"({inside} / {high})", "bn").text, batch
+
+    def sums(self, scope: Scope) -> list[list[Val]]:
+        """Variables for the sums of a thread."""
         zero = self.em.dialect.literal(0, self.reg)
         return [
-            [self.em.variable(scope, self.reg, zero, "c") for _ in range(columns)]
-            for _ in range(rows)
+            [self.em.variable(scope, self.reg, zero, "c") for _ in range(self.column_count)]
+            for _ in range(self.row_count)
         ]
 
-    # --- the loop over k
-    def _multiply(self, scope: Scope, sums: list[list[Val]], start: str, stop: str) -> None:
-        em, dialect, step = self.em, self.em.dialect, self.tile.step
-        a = _Staging(self, self.c.a, self.c.m, self.m, self.first_row, self.tile.rows, "a")
-        b = _Staging(self, self.c.b, self.c.n, self.n, self.first_column, self.tile.columns, "b")
-        held = [a.registers(scope), b.registers(scope)]
-        first = scope.inner(closed=True)
-        a.load(first, start, stop, held[0])
-        b.load(first, start, stop, held[1])
-        scope.block.close("{", first.block)
-        name = em.name("k")
-        loop = scope.inner(closed=True)
-        loop.block.add(dialect.barrier_line())
-        a.leave(loop, held[0])
-        b.leave(loop, held[1])
-        loop.block.add(dialect.barrier_line())
-        ahead = loop.inner(closed=True)
-        following = em.constant(ahead, Reg.I32, f"{name} + {step}", "k")
-        a.load(ahead, following.text, stop, held[0])
-        b.load(ahead, following.text, stop, held[1])
-        loop.block.close(f"if ({name} + {step} < {stop}) {{", ahead.block)
-        self._inner(loop, sums, a, b)
-        scope.block.close(dialect.loop(name, start, stop, str(step)), loop.block)
-
-    def _inner(self, scope: Scope, sums: list[list[Val]], a: _Staging, b: _Staging) -> None:
-        """Multiply one step of both operands into the sums."""
-        em, dialect = self.em, self.em.dialect
-        name = em.name("kk")
-        inner = scope.inner(closed=True)
-        rows = a.read(inner, name, f"({em_tid()} / {Tile.SIDE})", self.tile.per_thread[0])
-        columns = b.read(inner, name, f"({em_tid()} % {Tile.SIDE})", self.tile.per_thread[1])
-        for x, line in zip(rows, sums, strict=True):
-            for y, total in zip(columns, line, strict=True):
-                text = dialect.multiply_add(self.c.dtype, self.reg, x, y, total.text)
-                inner.block.add(f"{total.text} = {text};")
-        head = dialect.loop(name, "0", str(self.tile.step), "1")
-        scope.block.close(dialect.unrolled(head, self.tile.step), inner.block)
-
     # --- the epilogue
-    def _finish(self, scope: Scope, sums: list[list[Val]]) -> None:
+    def finish(self, scope: Scope, sums: list[list[Val]]) -> None:
+        """Store what is made from the sums."""
         em, tile = self.em, self.tile
-        rows, columns = tile.per_thread
-        group = min(4, columns)
+        group = self.column_group
         width = group if self._vector_columns(group) else 1
         m_flat, n_flat = flatten(self.c.m, 1, "m"), flatten(self.c.n, width, "n")
         rewrite = Rewriter({**self.z.mapping, **m_flat.mapping, **n_flat.mapping})
@@ -222,10 +153,9 @@ class RegisterTiles:
         if self.c.dtype.is_integer and self.c.dtype.bits < 32:
             self._wrap(scope, sums)
         fixed = self._column_loads(stores, n_flat)  # type: ignore[arg-type]
-        groups = self._column_groups(scope, columns, group, n_flat, fixed)
-        for i in range(rows):
-            m = _spread(f"({em_tid()} / {Tile.SIDE})", i, rows, tile.rows)
-            row = em.constant(scope, Reg.I32, f"{self.first_row.text} + {m}", "m")
+        groups = self._column_groups(scope, n_flat, fixed)
+        for i in range(self.row_count):
+            row = em.constant(scope, Reg.I32, f"{self.first_row.text} + {self.row_at(i)}", "m")
             line = scope.beside({m_flat.chunk: row})
             if self.m % tile.rows:
                 line.guard = em.constant(scope, Reg.BOOL, f"({row.text} < {self.m})", "g").text
@@ -267,14 +197,13 @@ class RegisterTiles:
         ]
 
     def _column_groups(
-        self, scope: Scope, columns: int, group: int, n: Flat, fixed: Sequence[Load]
+        self, scope: Scope, n: Flat, fixed: Sequence[Load]
     ) -> list[tuple[Val, str | None, list[dict[Expr, Val]]]]:
         """The position of each group of columns of a thread, its guard, and what is known there."""
         em = self.em
         found = []
-        for j in range(0, columns, n.width):
-            place = _spread(f"({em_tid()} % {Tile.SIDE})", j, columns, self.tile.columns)
-            text = f"({self.first_column.text} + {place})"
+        for j in range(0, self.column_count, n.width):
+            text = f"({self.first_column.text} + {self.column_at(j)})"
             column = em.constant(
                 scope, Reg.I32, f"{text} / {n.width}" if n.width > 1 else text, "n"
             )
@@ -295,173 +224,141 @@ class RegisterTiles:
         return found
 
 
-def em_tid() -> str:
-    """The number of the thread in its block."""
-    return "tid"
+class RegisterTiles(BlockTiles):
+    """The inner tile in registers."""
 
+    def __init__(self, em: Emitter, c: Contraction, target: GpuTarget) -> None:
+        super().__init__(em, c, target, self.plan(c, target)[0])
+        tile = self.tile
+        self.threads = tile.threads
+        self.buffers = buffers_for(tile, self.reg.bytes, target)
+        self.row_count, self.column_count = tile.per_thread
+        self.column_group = group_of(self.column_count)
+        self.team = tile.across * tile.along  # threads of a slice
+        self.member = f"({TID} % {self.team})" if tile.slices > 1 else TID
 
-def _spread(thread: str, index: int, count: int, size: int) -> str:
-    """Where item `index` of a thread's `count` items lies along a side of `size` points.
+    @classmethod
+    def refusal(cls, c: Contraction, target: GpuTarget) -> str:
+        """Nothing: registers take every contraction."""
+        return ""
 
-    Items come in groups of up to four neighbours; the groups of a thread are far apart, so that
-    neighbouring threads reach neighbouring memory.
-    """
-    group = min(4, count)
-    return f"{thread} * {group} + {index // group * (size // (count // group)) + index % group}"
+    @classmethod
+    def plan(cls, c: Contraction, target: GpuTarget) -> tuple[Tile, int]:
+        """The tile for a contraction, and into how many parts of k to cut it."""
+        return choose(c, target, register_tiles(c, target), _RATE)
 
+    def describe(self) -> str:
+        """For the dump."""
+        return f"tiles {super().describe()}"
 
-class _Staging:
-    """One operand on its way to shared memory: which thread evaluates which elements."""
+    def row_at(self, i: int) -> str:
+        thread = f"({self.member} / {self.tile.along})"
+        return spread(thread, i, self.row_count, self.tile.rows)
 
-    def __init__(
+    def column_at(self, j: int) -> str:
+        thread = f"({self.member} % {self.tile.along})"
+        return spread(thread, j, self.column_count, self.tile.columns)
+
+    # --- the loop over k
+    def multiply(self, scope: Scope, sums: list[list[Val]], start: str, stop: str) -> None:
+        em, dialect, step, c = self.em, self.em.dialect, self.tile.step, self.c
+        sides = (
+            Side(c.a, c.m, self.m, self.first_row, self.tile.rows, "a"),
+            Side(c.b, c.n, self.n, self.first_column, self.tile.columns, "b"),
+        )
+        a, b = (
+            RegisterStaging(
+                em, c, self.z, side, step, self.threads, self.reg, self.shared, self.buffers
+            )
+            for side in sides
+        )
+        held = [a.begin(scope), b.begin(scope)]
+        current = None
+        if self.buffers == 2:
+            current = em.variable(scope, Reg.I32, "0", "now").text
+        first = scope.inner(closed=True)
+        for x, registers in zip((a, b), held, strict=True):
+            x.load(first, start, stop, registers)
+            if current is not None:
+                x.leave(first, registers, "0")
+        scope.block.close("{", first.block)
+        name = em.name("k")
+        loop = scope.inner(closed=True)
+        loop.block.add(dialect.barrier_line())
+        if current is None:
+            for x, registers in zip((a, b), held, strict=True):
+                x.leave(loop, registers, None)
+            loop.block.add(dialect.barrier_line())
+        more = f"if ({name} + {step} < {stop}) {{"
+        ahead = loop.inner(closed=True)
+        following = em.constant(ahead, Reg.I32, f"{name} + {step}", "k")
+        for x, registers in zip((a, b), held, strict=True):
+            x.load(ahead, following.text, stop, registers)
+        loop.block.close(more, ahead.block)
+        self._inner(loop, sums, a, b, current)
+        if current is not None:
+            loop.block.add(f"{current} = 1 - {current};")
+            behind = loop.inner(closed=True)
+            for x, registers in zip((a, b), held, strict=True):
+                x.leave(behind, registers, current)
+            loop.block.close(more, behind.block)
+        scope.block.close(dialect.loop(name, start, stop, str(step)), loop.block)
+
+    def _inner(
         self,
-        owner: RegisterTiles,
-        expr: Expr,
-        ranges: tuple[Range, ...],
-        extent: int,
-        first: Val,
-        size: int,
-        stem: str,
+        scope: Scope,
+        sums: list[list[Val]],
+        a: RegisterStaging,
+        b: RegisterStaging,
+        buffer: str | None,
     ) -> None:
-        self.owner, self.em, self.extent, self.first, self.size = (
-            owner,
-            owner.em,
-            extent,
-            first,
-            size,
-        )
-        self.step = owner.tile.step
-        self.stem = stem
-        self.along_k, self.width = self._direction(expr, ranges)
-        self.own = flatten(ranges, 1 if self.along_k else self.width, stem)
-        self.k = flatten(owner.c.k, self.width if self.along_k else 1, f"{stem}k")
-        rewrite = Rewriter({**owner.z.mapping, **self.own.mapping, **self.k.mapping})
-        self.expr: Expr = rewrite(expr)  # type: ignore[assignment]
-        self.pitch = size + 4  # so that columns of the tile lie in different banks
-        self.array = self.em.name(f"tile{self.em.stage}_")
-        owner.shared[self.array] = (owner.reg, self.pitch * self.step)
-        self.steps = max(1, size * self.step // self.width // THREADS)
+        """Multiply one step of both operands into the sums."""
+        em, dialect, tile = self.em, self.em.dialect, self.tile
+        name = em.name("kk")
+        inner = scope.inner(closed=True)
+        each = tile.step // tile.slices
+        point = name if tile.slices == 1 else f"({TID} / {self.team} * {each} + {name})"
+        row, column = f"({self.member} / {tile.along})", f"({self.member} % {tile.along})"
+        rows = a.read(inner, point, row, self.row_count, buffer)
+        columns = b.read(inner, point, column, self.column_count, buffer)
+        for x, line in zip(rows, sums, strict=True):
+            for y, total in zip(columns, line, strict=True):
+                text = dialect.multiply_add(self.c.dtype, self.reg, x, y, total.text)
+                inner.block.add(f"{total.text} = {text};")
+        head = dialect.loop(name, "0", str(each), "1")
+        scope.block.close(dialect.unrolled(head, each), inner.block)
 
-    def _direction(self, expr: Expr, ranges: tuple[Range, ...]) -> tuple[bool, int]:
-        """Whether neighbouring threads take neighbouring points of k, and how many at once."""
-        loads = [x for x in walk([expr]) if isinstance(x, Load)]
-        k = self.owner.c.k
+    # --- slices
+    def finish(self, scope: Scope, sums: list[list[Val]]) -> None:
+        """Add up what the slices have, and let the first store it."""
+        if self.tile.slices == 1:
+            super().finish(scope, sums)
+            return
+        self._gather(scope, sums)
+        inner = scope.inner(closed=True)
+        super().finish(inner, sums)
+        scope.block.close(f"if ({TID} < {self.team}) {{", inner.block)
 
-        def near(r: Range | None) -> int:
-            return sum(
-                x.param.dtype.itemsize for x in loads if r and affine(x.index).stride(r) == 1
-            )
-
-        along_k = near(k[-1] if k else None) > near(ranges[-1] if ranges else None)
-        axis = k if along_k else ranges
-        points = math.prod(r.extent for r in axis)
-        widest = 4 if self.owner.c.part_size % 4 == 0 else 1
-        for width in (4, 2):
-            whole = points % width == 0 and width <= widest
-            room = self.size * self.step // width >= THREADS
-            if whole and room and loads and self._together(expr, loads, axis, width):
-                return along_k, width
-        return along_k, 1
-
-    def _together(
-        self, expr: Expr, loads: Sequence[Load], axis: tuple[Range, ...], width: int
-    ) -> bool:
-        flat = flatten(axis, width, "probe")
-        rewrite = Rewriter(flat.mapping)
-        return all(
-            adjacent(rewrite.position(x.index), flat.lane, width)
-            for x in loads
-            if free_ranges(x) & frozenset(axis)
-        )
-
-    def registers(self, scope: Scope) -> list[list[Val]]:
-        """Variables for the elements that a thread has on their way."""
-        zero = self.em.dialect.literal(0, self.owner.reg)
-        return [
-            [self.em.variable(scope, self.owner.reg, zero, self.stem) for _ in range(self.width)]
-            for _ in range(self.steps)
-        ]
-
-    def _place(self, n: int) -> tuple[str, str]:
-        """Row of the tile (in elements or chunks) and point of k of a thread's n-th chunk."""
-        per_k = self.step // self.width if self.along_k else self.step
-        per_own = self.size if self.along_k else self.size // self.width
-        chunk = f"({em_tid()} + {n * THREADS})" if n else em_tid()
-        if self.along_k:
-            return f"({chunk} / {per_k})", f"({chunk} % {per_k})"
-        return f"({chunk} % {per_own})", f"({chunk} / {per_own})"
-
-    def load(self, scope: Scope, k: str, stop: str, held: list[list[Val]]) -> None:
-        """Evaluate the elements of the step that begins at k, into `held`."""
-        em = self.em
-        for n, line in enumerate(held):
-            row, point = self._place(n)
-            own_width, k_width = self.own.width, self.k.width
-            first = f"{self.first.text} / {own_width}" if own_width > 1 else self.first.text
-            own = em.constant(scope, Reg.I32, f"{first} + {row}", "i")
-            begin = f"{k} / {k_width}" if k_width > 1 else k
-            at = em.constant(scope, Reg.I32, f"{begin} + {point}", "k")
-            tests = []
-            if self.extent % self.size:
-                tests.append(f"({own.text} < {self.extent // own_width})")
-            exact = stop.isdigit() and int(stop) % self.step == 0
-            if not (exact or self._parts_exact()):
-                limit = f"{stop} / {k_width}" if k_width > 1 else stop
-                tests.append(f"({at.text} < {limit})")
-            base = scope.beside({self.own.chunk: own, self.k.chunk: at})
-            if tests:
-                base.guard = em.constant(scope, Reg.BOOL, em.dialect.all_of(tests), "g").text
-            axis = self.k.lane if self.along_k else self.own.lane
-            lanes = Lanes(base, axis, [em.literal(x, Reg.I32) for x in range(self.width)])
-            for target, inner in zip(line, lanes.scopes, strict=True):
-                value = em.converted(em.value(self.expr, inner), self.owner.reg)
-                text = value.text
-                if tests and base.guard is not None:
-                    zero = em.dialect.literal(0, self.owner.reg)
-                    text = em.dialect.select(base.guard, text, zero)
-                scope.block.add(f"{target.text} = {text};")
-
-    def _parts_exact(self) -> bool:
-        c = self.owner.c
-        return (
-            c.part is not None and self.owner.k % c.part_size == 0 and c.part_size % self.step == 0
-        )
-
-    def leave(self, scope: Scope, held: list[list[Val]]) -> None:
-        """Write the elements to shared memory."""
-        for n, line in enumerate(held):
-            row, point = self._place(n)
-            for x, value in enumerate(line):
-                if self.along_k:
-                    at = f"({point} * {self.width} + {x}) * {self.pitch} + {row}"
-                else:
-                    at = f"{point} * {self.pitch} + {row} * {self.width} + {x}"
-                scope.block.add(f"{self.array}[{at}] = {value.text};")
-
-    def read(self, scope: Scope, k: str, thread: str, count: int) -> list[str]:
-        """The elements of a thread at a point of the step."""
-        em = self.em
-        found: list[str] = []
-        group = min(4, count)
-        for first in range(0, count, group):
-            at = f"{k} * {self.pitch} + {_spread(thread, first, count, self.size)}"
-            lines, texts = em.dialect.load_shared(
-                self.array, self.owner.reg, at, group, em.name("w")
-            )
-            for line in lines:
-                scope.block.add(line)
-            found += texts
-        return found
-
-
-def contraction_writer(em: Emitter, c: Contraction, target: GpuTarget) -> TileWriter:
-    """The writer of the first inner tile of the target that takes a contraction."""
-    for name in target.tiles:
-        kind = INNER_TILES[name]
-        if kind.accepts(c, target):
-            return kind(em, c, target)
-    return RegisterTiles(em, c, target)
-
-
-# Inner tiles by name. Another one is a class like RegisterTiles, added here by its module.
-INNER_TILES: dict[str, type[RegisterTiles]] = {"registers": RegisterTiles}
+    def _gather(self, scope: Scope, sums: list[list[Val]]) -> None:
+        em, dialect = self.em, self.em.dialect
+        others = self.tile.slices - 1
+        most = max(1, _EXCHANGED // (self.reg.bytes * others * self.team))
+        array = em.name(f"sums{em.stage}_")
+        flat = [total for line in sums for total in line]
+        self.shared[array] = (self.reg, min(most, len(flat)) * others * self.team)
+        for first in range(0, len(flat), most):
+            batch = flat[first : first + most]
+            scope.block.add(dialect.barrier_line())
+            size = self.team * others
+            give = [
+                f"{array}[{n * size} + ({TID} - {self.team})] = {total.text};"
+                for n, total in enumerate(batch)
+            ]
+            em.under([f"({TID} >= {self.team})"], give, scope)
+            scope.block.add(dialect.barrier_line())
+            take = [
+                f"{total.text} = {total.text} + {array}[{n * size + other * self.team} + {TID}];"
+                for n, total in enumerate(batch)
+                for other in range(others)
+            ]
+            em.under([f"({TID} < {self.team})"], take, scope)

@@ -1,0 +1,166 @@
+"""Where the places of a routine lie on a GPU: buffers, memory shared by a block, own arrays."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from niello.codegen.gpu.blocks import Scope, Val
+from niello.codegen.gpu.casts import cast_text
+from niello.codegen.gpu.expressions import Emitter
+from niello.codegen.gpu.registers import Reg, register_of
+from niello.codegen.gpu.stages import SCRATCH_SLOT
+from niello.codegen.gpu.target import GpuTarget
+from niello.core.dtypes import int64
+from niello.core.errors import LimitExceeded
+from niello.kernel.ir import Expr, Param, const
+from niello.kernel.routine import (
+    Combine,
+    Fold,
+    Local,
+    Place,
+    Routine,
+    Scan,
+    statements,
+    value_dtype,
+)
+
+
+def exchange_arrays(made: Routine) -> dict[str, Reg]:
+    """The shared arrays, of one element for each thread, through which folds and scans work."""
+    found: dict[str, Reg] = {}
+    for s in statements(made.body):
+        if isinstance(s, (Fold, Scan)):
+            for n, e in enumerate(s.given):
+                reg = register_of(e.dtype)
+                found[exchange_name(n, reg)] = reg
+    return found
+
+
+def exchange_name(number: int, reg: Reg) -> str:
+    """The shared array for a component of a tuple."""
+    return f"x{number}_{reg.value}"
+
+
+@dataclass
+class Memory:
+    """The places of a routine. `shared` fills as they are used; `scratch` are the buffers, in
+    bytes, of locals that do not fit the memory of a block."""
+
+    made: Routine
+    target: GpuTarget
+    members: int
+    shared: dict[str, tuple[Reg, int]] = field(default_factory=dict)
+    scratch: list[int] = field(default_factory=list)
+    spilled: dict[Local, Param] = field(default_factory=dict)
+    atomic: set[Place] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        arrays = exchange_arrays(self.made)
+        left = self.target.shared_bytes - 64
+        left -= sum(r.bytes for r in arrays.values()) * self.members
+        teams = [t for t in self.made.locals if t.space == "team"]
+        for t in sorted(teams, key=lambda t: t.elements * register_of(t.dtype).bytes):
+            size = t.elements * register_of(t.dtype).bytes
+            if size <= left:
+                left -= size
+                continue
+            elements = t.elements * self.made.teams
+            slot = SCRATCH_SLOT + len(self.scratch)
+            self.spilled[t] = Param(slot, t.dtype, elements, True)
+            self.scratch.append(-(-elements * t.dtype.itemsize // 256) * 256)
+        self.atomic = {s.place for s in statements(self.made.body) if isinstance(s, Combine)}
+        for place in self.atomic:
+            buffer = self.buffer(place)
+            if buffer is not None and len(self.target.pieces(buffer.elements * 4)) > 1:
+                raise LimitExceeded(
+                    f"routine {self.made.name}",
+                    "a buffer that threads combine into must be one binding of this device",
+                    received=f"{buffer.elements * 4} bytes",
+                    advice="Split the tensor",
+                )
+
+    def buffer(self, place: Place) -> Param | None:
+        """The buffer that a place is, or is a part of."""
+        return place if isinstance(place, Param) else self.spilled.get(place)
+
+    def index(self, place: Place, index: Expr) -> Expr:
+        """The element of the buffer."""
+        if isinstance(place, Local) and place in self.spilled:
+            return self.made.team * const(place.elements, int64) + index
+        return index
+
+    def name(self, place: Local) -> str:
+        """The name of a local's array."""
+        if place.space == "team":
+            self.shared[place.name] = (register_of(place.dtype), place.elements)
+        return place.name
+
+
+class Access:
+    """Reads and writes elements."""
+
+    def __init__(self, em: Emitter, memory: Memory) -> None:
+        self.em, self.memory = em, memory
+
+    def read(self, place: Place, index: Expr, scope: Scope) -> Val:
+        """The text of an element, in the register of its values."""
+        em, dialect = self.em, self.em.dialect
+        at = em.value(self.memory.index(place, index), scope)
+        held = register_of(place.dtype)
+        buffer = self.memory.buffer(place)
+        if buffer is not None:
+            em.used[buffer] = em.used.get(buffer, False) or self._atomic(place)
+            text = dialect.load(buffer, dialect.subscript(at))
+            if self._atomic(place):
+                text = dialect.atomic_load(text)
+        else:
+            assert isinstance(place, Local)
+            text = f"{self.memory.name(place)}[{dialect.subscript(at)}]"
+            if self._atomic(place):
+                text = dialect.atomic_load(text)
+        if place.dtype.is_half:
+            dtype = value_dtype(place)
+            return Val(
+                cast_text(dialect, text, held, place.dtype, dtype, register_of(dtype)), Reg.F32
+            )
+        return Val(text, held)
+
+    def _atomic(self, place: Place) -> bool:
+        return place in self.memory.atomic
+
+    def write_lines(self, place: Place, index: Expr, value: Expr, scope: Scope) -> list[str]:
+        """Lines that set an element."""
+        em, dialect = self.em, self.em.dialect
+        at = em.value(self.memory.index(place, index), scope)
+        held = register_of(place.dtype)
+        found = em.value(value, scope)
+        if place.dtype.is_half:
+            text = cast_text(dialect, found.text, found.reg, value.dtype, place.dtype, held)
+        else:
+            text = em.converted(found, held).text
+        buffer = self.memory.buffer(place)
+        if buffer is not None:
+            em.used[buffer] = True
+            if self._atomic(place):
+                element = dialect.load(buffer, dialect.subscript(at))
+                return [dialect.atomic_store(element, text)]
+            return dialect.store_lines(buffer, dialect.subscript(at), text)
+        assert isinstance(place, Local)
+        element = f"{self.memory.name(place)}[{dialect.subscript(at)}]"
+        if self._atomic(place):
+            return [dialect.atomic_store(element, text)]
+        return [f"{element} = {text};"]
+
+    def combine_line(self, s: Combine, scope: Scope) -> str:
+        """A line that combines into an element."""
+        em, dialect = self.em, self.em.dialect
+        at = em.value(self.memory.index(s.place, s.index), scope)
+        value = em.converted(em.value(s.value, scope), register_of(s.place.dtype))
+        buffer = self.memory.buffer(s.place)
+        if buffer is not None:
+            em.used[buffer] = True
+            element = dialect.load(buffer, dialect.subscript(at))
+        else:
+            assert isinstance(s.place, Local)
+            element = f"{self.memory.name(s.place)}[{dialect.subscript(at)}]"
+        return dialect.atomic_line(s.op, element, value.text)

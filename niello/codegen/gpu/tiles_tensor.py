@@ -1,0 +1,255 @@
+"""Tiles of a contraction of half types for the tensor cores of NVIDIA's GPUs.
+
+Operands go to shared memory as they are, 16 bytes at a time: past the registers where memory holds
+them so (asynchronous copies), through the registers where they are computed. Warps read pieces of
+16 x 16 and 16 x 8 with `ldmatrix` and multiply them with `mma`; sums are float32 registers.
+"""
+
+from __future__ import annotations
+
+from niello.codegen.gpu.blocks import Scope, Val
+from niello.codegen.gpu.contract import Contraction
+from niello.codegen.gpu.expressions import Emitter
+from niello.codegen.gpu.registers import Reg
+from niello.codegen.gpu.staging import TID, Side, Staging
+from niello.codegen.gpu.target import GpuTarget
+from niello.codegen.gpu.tile_choice import TENSOR_TILES, Tile, choose
+from niello.codegen.gpu.tiles import BlockTiles
+from niello.core.dtypes import DType, float32
+from niello.kernel.ir import Cast, Const, Expr, Fn, Load, cast, const, free_ranges, substitute
+
+_RATE = 1024.0  # multiplications of a processor in a cycle
+_PIECE = 16  # points of k of one multiplication, and rows
+_PAD = 8  # elements between rows in shared memory, which puts eight of them into different banks
+_LEAST = 16  # points along each side that are worth tensor cores
+# Functions of halves, computed in float32, whose results are halves again.
+_EXACT = frozenset(("where", "max", "min", "neg", "abs"))
+
+
+def half_of(expr: Expr) -> DType | None:
+    """The half type whose values a float32 expression has, if it has those of one only."""
+    if isinstance(expr, Cast) and expr.x.dtype.is_half:
+        return expr.x.dtype
+    if isinstance(expr, Fn) and expr.name in _EXACT:
+        values = expr.args[1:] if expr.name == "where" else expr.args
+        found = {half_of(x) for x in values if not (isinstance(x, Const) and x.value == 0)}
+        return found.pop() if len(found) == 1 else None
+    return None
+
+
+def _as_half(expr: Expr, dtype: DType) -> Expr:
+    """The half of a float32 expression that has the value of one; a guarded load as itself."""
+    if isinstance(expr, Cast) and expr.x.dtype is dtype:
+        return expr.x
+    if isinstance(expr, Fn) and expr.name == "where":
+        test, value, zero = expr.args
+        load = value.x if isinstance(value, Cast) else None
+        if isinstance(load, Load) and load.gate is test and getattr(zero, "value", None) == 0:
+            return load
+    return cast(expr, dtype)
+
+
+class TensorTiles(BlockTiles):
+    """The inner tile on tensor cores."""
+
+    def __init__(self, em: Emitter, c: Contraction, target: GpuTarget) -> None:
+        super().__init__(em, c, target, self.plan(c, target)[0])
+        tile = self.tile
+        half = half_of(c.a)
+        assert half is not None
+        self.half = half
+        self.threads = 32 * tile.threads
+        self.warp_rows, self.warp_columns = tile.per_thread
+        self.row_count = self.warp_rows // 8
+        self.column_count, self.column_group = self.warp_columns // 4, 2
+
+    @classmethod
+    def refusal(cls, c: Contraction, target: GpuTarget) -> str:
+        """Why tensor cores cannot do a contraction; empty when they can."""
+        kinds = {half_of(c.a), half_of(c.b)}
+        if c.dtype is not float32 or None in kinds or len(kinds) > 1:
+            return "its factors are not of one half type"
+        if min(c.extent(x) for x in (c.m, c.n, c.k)) < _LEAST:
+            return f"a side is shorter than {_LEAST}"
+        return ""
+
+    @classmethod
+    def plan(cls, c: Contraction, target: GpuTarget) -> tuple[Tile, int]:
+        """The tile for a contraction, and into how many parts of k to cut it."""
+        return choose(c, target, TENSOR_TILES, _RATE)
+
+    def describe(self) -> str:
+        """For the dump."""
+        return f"tensor tiles {super().describe()}, {self.half.name}"
+
+    def row_at(self, i: int) -> str:
+        piece, high = divmod(i, 2)
+        warp = f"{TID} / {32 * self.tile.along} * {self.warp_rows}"
+        return f"{warp} + {piece * 16 + high * 8} + {TID} % 32 / 4"
+
+    def column_at(self, j: int) -> str:
+        warp = f"{TID} / 32 % {self.tile.along} * {self.warp_columns}"
+        return f"{warp} + {j // 2 * 8 + j % 2} + {TID} % 4 * 2"
+
+    # --- the loop over k
+    def multiply(self, scope: Scope, sums: list[list[Val]], start: str, stop: str) -> None:
+        em, dialect, step, c = self.em, self.em.dialect, self.tile.step, self.c
+        a = HalfStaging(
+            self, Side(_as_half(c.a, self.half), c.m, self.m, self.first_row, self.tile.rows, "a")
+        )
+        b = HalfStaging(
+            self,
+            Side(_as_half(c.b, self.half), c.n, self.n, self.first_column, self.tile.columns, "b"),
+        )
+        both = (a, b)
+        held = [x.begin(scope) for x in both]
+        now = em.variable(scope, Reg.I32, "0", "now").text
+        first = scope.inner(closed=True)
+        for x, registers in zip(both, held, strict=True):
+            x.bring(first, start, stop, registers, "0")
+            x.leave(first, registers, "0")
+        scope.block.close("{", first.block)
+        name = em.name("k")
+        loop = scope.inner(closed=True)
+        if a.direct or b.direct:
+            loop.block.add("nl_copies_done();")
+        loop.block.add(dialect.barrier_line())
+        more = f"if ({name} + {step} < {stop}) {{"
+        ahead = loop.inner(closed=True)
+        following = em.constant(ahead, Reg.I32, f"{name} + {step}", "k")
+        for x, registers in zip(both, held, strict=True):
+            x.bring(ahead, following.text, stop, registers, f"(1 - {now})")
+        loop.block.close(more, ahead.block)
+        self._inner(loop, sums, a, b, now)
+        loop.block.add(f"{now} = 1 - {now};")
+        if not (a.direct and b.direct):
+            behind = loop.inner(closed=True)
+            for x, registers in zip(both, held, strict=True):
+                x.leave(behind, registers, now)
+            loop.block.close(more, behind.block)
+        scope.block.close(dialect.loop(name, start, stop, str(step)), loop.block)
+
+    def _inner(
+        self, scope: Scope, sums: list[list[Val]], a: HalfStaging, b: HalfStaging, now: str
+    ) -> None:
+        """Multiply one step of both operands into the sums."""
+        warp_row = f"{TID} / {32 * self.tile.along} * {self.warp_rows}"
+        warp_column = f"{TID} / 32 % {self.tile.along} * {self.warp_columns}"
+        for k in range(0, self.tile.step, _PIECE):
+            rows = [
+                a.fragment(scope, f"{warp_row} + {i}", k, now, k_first=False)
+                for i in range(0, self.warp_rows, 16)
+            ]
+            columns: list[list[str]] = []
+            for j in range(0, self.warp_columns, 16):
+                four = b.fragment(scope, f"{warp_column} + {j}", k, now, k_first=True)
+                columns += [four[:2], four[2:]]
+            for i, x in enumerate(rows):
+                for j, y in enumerate(columns):
+                    totals = [
+                        sums[2 * i + high][2 * j + low].text for high in (0, 1) for low in (0, 1)
+                    ]
+                    words = ", ".join([*totals, *x, *y])
+                    scope.block.add(f"nl_mma_{self.half.name}({words});")
+
+
+class HalfStaging(Staging):
+    """Leaves elements of a half type in rows along the axis in which memory holds them."""
+
+    widths = (8, 4, 2)
+
+    def __init__(self, owner: TensorTiles, side: Side) -> None:
+        em = owner.em
+        super().__init__(em, owner.c, owner.z, side, owner.tile.step, owner.threads, Reg.U32)
+        inner = self.step if self.along_k else side.size
+        outer = side.size if self.along_k else self.step
+        self.pitch = inner + _PAD
+        self.elements = outer * self.pitch
+        self.array = em.name(f"tile{em.stage}_")
+        owner.shared[self.array] = (Reg.U32, self.elements)  # two of halves
+        load = self.expr
+        self.direct = isinstance(load, Load) and self.width == 8 and self._one_access(load)
+
+    def _one_access(self, load: Load) -> bool:
+        axis = self.k.lane if self.along_k else self.own.lane
+        return load.gate is None or axis not in free_ranges(load.gate)
+
+    def registers(self, scope: Scope) -> list[list[Val]]:
+        return [] if self.direct else super().registers(scope)
+
+    def _target(self, n: int, buffer: str) -> str:
+        """The element of the array at which a thread's n-th chunk begins."""
+        row, point = self.place(n)
+        start = f"{buffer} * {self.elements}"
+        if self.along_k:
+            return f"{start} + {row} * {self.pitch} + {point} * {self.width}"
+        return f"{start} + {point} * {self.pitch} + {row} * {self.width}"
+
+    def bring(self, scope: Scope, k: str, stop: str, held: list[list[Val]], buffer: str) -> None:
+        """Start what brings the step that begins at k: copies, or loads into `held`."""
+        if not self.direct:
+            self.load(scope, k, stop, held)
+            return
+        em, load = self.em, self.expr
+        assert isinstance(load, Load)
+        em.used.setdefault(load.param, False)
+        axis = self.k.lane if self.along_k else self.own.lane
+        index = substitute(load.index, {axis: const(0, load.index.dtype)})
+        for n in range(self.turns):
+            base = self.point(scope, n, k, stop)
+            at = em.subscript(index, base)
+            tests = em.guards(base)
+            if load.gate is not None:
+                tests.append(em.value(load.gate, base).text)
+            there = em.dialect.all_of(tests) if tests else "true"
+            line = (
+                f"nl_copy_16({self.array} + ({self._target(n, buffer)}) / 2, "
+                f"b{load.param.slot}, {at}, {there});"
+            )
+            exists = self.exists(n)
+            em.under([exists] if exists is not None else [], [line], scope)
+
+    def leave(self, scope: Scope, held: list[list[Val]], buffer: str) -> None:
+        """Write elements that came through registers to shared memory."""
+        for n, line in enumerate(held):
+            at = self._target(n, buffer)
+            words = [
+                f"({a.text} & 0xffff) | ({b.text} << 16)"
+                for a, b in zip(line[::2], line[1::2], strict=False)
+            ]
+            place = f"{self.array} + ({at}) / 2"
+            if self.width == 1:
+                lines = [f"nl_put_half({self.array}, {at}, {line[0].text});"]
+            elif self.width == 2:
+                lines = [f"*({place}) = {words[0]};"]
+            else:
+                name, kind = self.em.name("w"), f"uint{len(words)}"
+                lines = [f"const {kind} {name} = {{{', '.join(words)}}};"]
+                lines.append(f"*({kind}*)({place}) = {name};")
+            exists = self.exists(n)
+            self.em.under([exists] if exists is not None else [], lines, scope)
+
+    def fragment(
+        self, scope: Scope, first: str, k: int, buffer: str, *, k_first: bool
+    ) -> list[str]:
+        """Names of the four registers with the piece of 16 x 16 that begins at `first` and k.
+
+        They hold its quarters of 8 x 8: down its own axis first, or along k first.
+        """
+        em = self.em
+        own_bit, k_bit = ("/ 16", "/ 8 % 2") if k_first else ("/ 8 % 2", "/ 16")
+        lane = f"{TID} % 32"
+        if self.along_k:
+            own = f"{first} + {lane} % 8 + {lane} {own_bit} * 8"
+            point = f"{k} + {lane} {k_bit} * 8"
+            at = f"({own}) * {self.pitch} + {point}"
+        else:
+            own = f"{first} + {lane} {own_bit} * 8"
+            point = f"{k} + {lane} % 8 + {lane} {k_bit} * 8"
+            at = f"({point}) * {self.pitch} + {own}"
+        names = [em.name("f") for _ in range(4)]
+        scope.block.add(f"unsigned {', '.join(names)};")
+        turned = "" if self.along_k else "_turned"
+        where = f"{self.array} + ({buffer} * {self.elements} + {at}) / 2"
+        scope.block.add(f"nl_pieces{turned}({', '.join(names)}, {where});")
+        return names

@@ -1,0 +1,151 @@
+"""A program in a package: commands, types, kernels as text, and which tensors are its constants."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, cast, overload
+
+import numpy as np
+
+from niello.core.errors import NielloError, PackageError
+from niello.core.types import TensorType
+from niello.executable.package_values import Malformed, decode, encode, parse_json
+from niello.kernel.ir import Kernel
+from niello.kernel.text import parse_kernel, print_kernel
+from niello.runtime.commands import BufferRef, Command, Program, Variable
+from niello.schedule.program import Scheduled
+
+_TYPES = tuple[TensorType, ...]
+_COMMANDS = tuple[Command, ...]
+_VARIABLES = tuple[Variable, ...]
+_TEXTS = tuple[str, ...]
+
+
+def write_program(scheduled: Scheduled, constants: Sequence[str]) -> bytes:
+    """A program as JSON; `constants` are the names of its constants among the package's tensors."""
+    program = scheduled.program
+    content = {
+        "inputs": encode(program.inputs, _TYPES),
+        "outputs": encode(program.outputs, _TYPES),
+        "variables": encode(program.variables, _VARIABLES),
+        "constants": list(constants),
+        "arena_bytes": program.arena_bytes,
+        "arena_lower_bound": scheduled.arena_lower_bound,
+        "commands": encode(program.commands, _COMMANDS),
+        "kernels": [print_kernel(k) for k in program.kernels],
+    }
+    return json.dumps(content, separators=(",", ":"), allow_nan=False).encode()
+
+
+def read_program(data: bytes, constant: Callable[[str], np.ndarray]) -> Scheduled:
+    """The program of `write_program`; `constant` finds a tensor by name.
+
+    Raises Malformed for anything else, for commands that reach beyond their buffers, and what
+    `constant` raises. Kernels are parsed when somebody looks at one.
+    """
+    try:
+        return _read(parse_json(data), constant)
+    except RecursionError:
+        raise Malformed("its commands are nested too deeply") from None
+
+
+def _read(content: Any, constant: Callable[[str], np.ndarray]) -> Scheduled:
+    if not isinstance(content, dict):
+        raise Malformed("a program is an object")
+
+    def part(name: str, kind: Any) -> Any:
+        if name not in content:
+            raise Malformed(f"a program lacks its {name}")
+        return decode(content[name], kind)
+
+    types: list[_TYPES] = [part("inputs", _TYPES), part("outputs", _TYPES)]
+    variables: tuple[Variable, ...] = part("variables", _VARIABLES)
+    for t in (*types[0], *types[1], *(v.type for v in variables)):
+        if not t.is_static or t.bytes >= 1 << 62:
+            raise Malformed(f"a program cannot have a buffer of {t}")
+    program = Program(
+        kernels=cast("tuple[Kernel, ...]", Kernels(part("kernels", _TEXTS))),
+        commands=part("commands", _COMMANDS),
+        inputs=types[0],
+        outputs=types[1],
+        variables=variables,
+        constants=tuple(constant(name) for name in part("constants", _TEXTS)),
+        arena_bytes=part("arena_bytes", int),
+    )
+    check_places(program)
+    return Scheduled(program, (), part("arena_lower_bound", int))
+
+
+class Kernels(Sequence[Any]):
+    """Kernels as text, each parsed when it is asked for: machine code does without them."""
+
+    def __init__(self, texts: Sequence[str]) -> None:
+        self._texts = texts
+        self._parsed: dict[int, Any] = {}
+
+    def __len__(self) -> int:
+        return len(self._texts)
+
+    @overload
+    def __getitem__(self, index: int) -> Any: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Any]: ...
+
+    def __getitem__(self, index: int | slice) -> Any:
+        if isinstance(index, slice):
+            return tuple(self[i] for i in range(*index.indices(len(self))))
+        number = range(len(self._texts))[index]
+        found = self._parsed.get(number)
+        if found is None:
+            found = self._parsed[number] = self._parse(number)
+        return found
+
+    def __iter__(self) -> Iterator[Any]:
+        return (self[i] for i in range(len(self)))
+
+    def _parse(self, number: int) -> Any:
+        try:
+            return parse_kernel(self._texts[number])
+        except (NielloError, ValueError, TypeError, KeyError, AssertionError, RecursionError) as e:
+            raise PackageError(
+                "load", f"kernel {number} cannot be read: {e}", advice="Make the package again"
+            ) from e
+
+
+def check_places(program: Program) -> None:
+    """Refuse commands on buffers that are not there, or beyond their ends. Raises Malformed."""
+    sizes = {(space, index): size for space, index, size in program.buffers()}
+    if program.arena_bytes < 0:
+        raise Malformed(f"an arena of {program.arena_bytes} bytes")
+    for command in every_command(program.commands):
+        kernel = getattr(command, "kernel", 0)
+        if not 0 <= kernel < max(len(program.kernels), 1):
+            raise Malformed(f"there is no kernel {kernel}")
+    for ref in references(program.commands):
+        size = sizes.get((ref.space, ref.index))
+        if size is None:
+            raise Malformed(f"there is no buffer {ref}")
+        if ref.offset < 0 or ref.bytes < 0 or ref.offset + ref.bytes > size:
+            raise Malformed(f"{ref} reaches beyond a buffer of {size} bytes")
+
+
+def every_command(value: Any) -> Iterator[Command]:
+    """Commands, and those inside them."""
+    if isinstance(value, Command):
+        yield value
+        value = tuple(vars(value).values())
+    if isinstance(value, tuple):
+        for item in value:
+            yield from every_command(item)
+
+
+def references(value: Any) -> Iterator[BufferRef]:
+    """Every piece of a buffer that commands name, nested commands included."""
+    if isinstance(value, BufferRef):
+        yield value
+    elif isinstance(value, tuple):
+        for item in value:
+            yield from references(item)
+    elif isinstance(value, Command):
+        yield from references(tuple(vars(value).values()))

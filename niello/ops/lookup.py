@@ -1,0 +1,141 @@
+"""Palettes: tensors whose elements are numbers of entries in lookup tables."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from niello.core.dtypes import FLOATS, DType, int64, uint4, uint8
+from niello.core.errors import ShapeError
+from niello.core.shapes import normalise_axis, show
+from niello.core.types import TensorType
+from niello.graph import opdef
+from niello.graph.opdef import Op, Sample, Trait, not_differentiable, real, register, sample
+from niello.graph.tensor import Tensor
+from niello.kernel.build import Builder, Index, Value
+from niello.kernel.ir import Expr
+from niello.ops.define import check_dtype, graph_of
+
+INDICES = (uint8, uint4)
+
+
+@register
+@dataclass(frozen=True)
+class DequantizeLut(Op):
+    """See the function `dequantize_lut`. Inputs: numbers of entries, tables."""
+
+    axis: int | None = None
+    name: ClassVar[str] = "dequantize_lut"
+    traits: ClassVar[Trait] = Trait.NONE
+    dtypes: ClassVar[tuple[DType, ...]] = FLOATS
+    doc: ClassVar[str] = (
+        "Entries of lookup tables by uint4 or uint8 numbers; a vector for each number with an axis."
+    )
+    grad = not_differentiable("palettes are fitted apart; gather from the table to train it")
+
+    def infer(self, q: TensorType, table: TensorType) -> TensorType:
+        check_dtype(self.name, q.dtype, INDICES)
+        check_dtype(self.name, table.dtype, self.dtypes)
+        if q.shape is None or table.shape is None:
+            return TensorType(None, table.dtype)
+        extra = 1 if self.axis is None else 2
+        if len(table.shape) != len(q.shape) + extra:
+            raise ShapeError(
+                self.name,
+                f"tables must have the dimensions of the tensor and {extra} more",
+                received=f"{show(table.shape)} for {show(q.shape)}",
+                advice="Use groups of size 1 where one table serves all",
+            )
+        entries = table.shape[len(q.shape)]
+        if entries is not None and entries != 1 << q.dtype.bits:
+            raise ShapeError(
+                self.name,
+                f"a table has an entry for each value of {q.dtype.name}, {1 << q.dtype.bits}",
+                received=show(table.shape),
+                advice="Pad the table",
+            )
+        for n, groups in zip(q.shape, table.shape, strict=False):
+            if n is not None and groups is not None and (groups == 0 or n % groups):
+                raise ShapeError(
+                    self.name,
+                    f"{groups} groups do not divide {n} places",
+                    received=f"{show(table.shape)} for {show(q.shape)}",
+                    advice="Group sizes must divide those of the tensor",
+                )
+        if self.axis is None:
+            return TensorType(q.shape, table.dtype)
+        at = normalise_axis(self.axis, len(q.shape), self.name)
+        size, width = q.shape[at], table.shape[-1]
+        made = None if size is None or width is None else size * width
+        return TensorType((*q.shape[:at], made, *q.shape[at + 1 :]), table.dtype)
+
+    def reference(self, q: np.ndarray, table: np.ndarray) -> np.ndarray:
+        places = np.indices(q.shape)
+        groups = [p // (n // t) for p, n, t in zip(places, q.shape, table.shape, strict=False)]
+        found = table[(*groups, q.astype(np.int64))]
+        if self.axis is None:
+            return found
+        at = normalise_axis(self.axis, q.ndim, self.name)
+        moved = np.moveaxis(found, -1, at + 1)
+        return (
+            moved.reshape(*q.shape[:at], -1, *q.shape[at + 1 :])
+            if q.size
+            else moved.reshape(
+                self.infer(
+                    TensorType(q.shape, q.dtype), TensorType(table.shape, table.dtype)
+                ).static_shape
+            )
+        )
+
+    def lower(self, k: Builder, output: int, index: Index, *inputs: Value) -> Expr:
+        q, table = inputs
+        place = list(index)
+        inner: tuple[Expr, ...] = ()
+        if self.axis is not None:
+            at = normalise_axis(self.axis, len(q.shape), self.name)
+            width = table.shape[-1]
+            inner = (index[at] % width,)
+            place[at] = index[at] // width
+        number = k.cast(q(*place), int64)
+        groups = [i // (n // t) for i, n, t in zip(place, q.shape, table.shape, strict=False)]
+        return table(*groups, number, *inner)
+
+    @classmethod
+    def samples(cls) -> Sequence[Sample]:
+        rng = np.random.default_rng(9)
+        bytes_ = rng.integers(0, 256, (4, 6)).astype(np.uint8)
+        halves = rng.integers(0, 16, (4, 6)).astype(uint4.numpy)
+        return [
+            sample(bytes_, real(1, 1, 256)),
+            sample(halves, real(2, 3, 16)),
+            sample(halves, real(4, 1, 16, 2), axis=1),
+            sample(halves, real(1, 2, 16, 3), axis=0),
+            sample(halves[:0], real(1, 1, 16, 3), axis=-1),
+        ]
+
+
+@opdef.function
+def dequantize_lut(
+    q: Any, table: Any, *, axis: int | None = None, name: str | None = None
+) -> Tensor:
+    """Entries of lookup tables (palettes) by number.
+
+    `q` holds uint4 or uint8 numbers; `table` is [groups..., 16 or 256], a number of groups for each
+    axis of q that divides its size (1: one table for the whole axis). With `axis` the table is
+    [groups..., entries, width] and each number gives a vector of `width` values along that axis.
+    Raises ShapeError for tables that do not fit.
+
+    Example:
+        >>> import niello as nl
+        >>> graph = nl.Graph()
+        >>> packed = graph.placeholder((64, 16), nl.uint8)
+        >>> table = graph.placeholder((64, 1, 16))  # one for each row
+        >>> nl.dequantize_lut(packed.unpack_int4(signed=False), table).shape
+        (64, 32)
+    """
+    graph = graph_of("dequantize_lut", q, table)
+    numbers, entries = graph.as_tensor(q), graph.as_tensor(table)
+    return graph.apply(DequantizeLut(axis), numbers, entries, name=name)  # type: ignore[return-value]
