@@ -306,7 +306,7 @@ class Eigh(Factorization):
             rank = r.reduce("add", n, before)
             place = r.max(r.min(rank, n - 1), 0)
             r.write(values, team * n + place, mine)
-            _, at = r.arg_reduce("max", n, lambda j, i=i: r.abs(r.read(vectors, i * n + j)))
+            _, at = _largest(r, vectors, i * n, n)
             head = r.read(vectors, i * n + r.min(at, n - 1))
             with r.spread(n) as j:
                 v = r.read(vectors, i * n + j)
@@ -333,6 +333,11 @@ def _signs(vectors: Array) -> Array:
     if vectors.size == 0:
         return np.ones(at.shape, vectors.dtype)
     return np.where(np.take_along_axis(vectors, at, axis=-2) < 0, -1, 1).astype(vectors.dtype)
+
+
+def _largest(r: RoutineBuilder, x: Place, start: Any, n: int) -> tuple[Any, Any]:
+    """The largest magnitude of n elements, and where it is."""
+    return r.arg_reduce("max", n, lambda j: r.abs(r.read(x, start + j)))
 
 
 def _rotation(r: RoutineBuilder, x: Any, y: Any, z: Any) -> tuple[Any, Any]:
@@ -434,7 +439,7 @@ class JacobiSVD(Op):
 
             place = r.max(r.min(r.reduce("add", n, before), n - 1), 0)
             r.write(values, team * n + place, mine)
-            _, at = r.arg_reduce("max", n, lambda j, i=i: r.abs(r.read(turns, i * n + j)))
+            _, at = _largest(r, turns, i * n, n)
             flip = r.read(turns, i * n + r.min(at, n - 1)) < 0.0
             with r.spread(n) as j:
                 v = r.read(turns, i * n + j)
