@@ -15,10 +15,13 @@ TOPICS = (
     "elementwise",
     "contraction",
     "convolutions",
+    "classifiers",
     "training",
     "overhead",
     "command_buffers",
     "attention",
+    "indexing",
+    "order",
 )
 TOLERATED_CORES = 0.1
 NEED_PEAK = {"limits", "contraction", "convolutions", "training", "attention"}

@@ -89,6 +89,47 @@ def _dense_onnx(weight: np.ndarray, bias: np.ndarray) -> Any:
     return model
 
 
+def fed_dense_work(reuse: bool) -> Work:
+    """The same with weights that every run is given, as in training."""
+    x = _random((BATCH, INNER), 0)
+    weights = [_random((INNER, OUTER), 1, INNER**-0.5), _random((OUTER,), 2)]
+
+    def with_torch(torch: Any, t: Any, w: Any, b: Any) -> Any:
+        return torch.nn.functional.gelu(torch.addmm(b, t, w))
+
+    def with_jax(jax: Any, t: Any, w: Any, b: Any) -> Any:
+        return jax.nn.gelu(t @ w + b, approximate=False)
+
+    def model(onnx: Any) -> Any:
+        node = onnx.helper.make_node
+        nodes = [
+            node("MatMul", ["x", "w"], ["product"]),
+            node("Add", ["product", "b"], ["sum"]),
+            node("Gelu", ["sum"], ["y"]),
+        ]
+        shapes = {"x": (BATCH, INNER), "w": (INNER, OUTER), "b": (OUTER,)}
+        return onnx_model(onnx, nodes, shapes, ("y", (BATCH, OUTER)), {})
+
+    arrays = [x, *weights]
+    contenders: list[Contender] = [
+        niello_executable(lambda nl, t, w, b: nl.gelu(nl.matmul(t, w) + b), arrays, reuse=reuse),
+        jax_jit(with_jax, arrays, reuse=reuse),
+        onnxruntime_session(model, arrays, reuse=reuse),
+    ]
+    if reuse:
+        contenders.append(absent(TORCH_EAGER, "has no GeLU into a given result"))
+    else:
+        contenders.append(torch_eager(with_torch, arrays, variant="addmm"))
+    return Work(
+        f"matmul 128x4096x1024 + bias + GeLU, weights fed, {_mode(reuse)}",
+        tuple(contenders),
+        flops=2.0 * BATCH * INNER * OUTER,
+        rtol=1e-3,
+        atol=1e-4,
+        targets=(Target(1.0, PEERS),),
+    )
+
+
 def dense_work(reuse: bool) -> Work:
     """A dense layer of known weights with bias and exact GeLU."""
     x = _random((BATCH, INNER), 0)
@@ -245,6 +286,6 @@ def rows(plan: Plan, without: set[str]) -> list[Row]:
     """All rows of this topic."""
     return [
         measure("contraction", make(reuse), plan, without)
-        for make in (matmul_work, dense_work, conv_work)
+        for make in (matmul_work, dense_work, fed_dense_work, conv_work)
         for reuse in (False, True)
     ]

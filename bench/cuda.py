@@ -1,4 +1,4 @@
-"""Niello on a CUDA machine beside PyTorch and JAX: `python -m bench.cuda [row...] [--without-compiled]`.
+"""Niello on a CUDA machine beside PyTorch and JAX: `python -m bench.cuda [row...]`.
 
 All contenders of a row run in this process, in turns, on the same inputs in the device's memory.
 Times are per call: calls are queued in short blocks, a block ends with a synchronisation, and the

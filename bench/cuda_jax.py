@@ -113,9 +113,8 @@ def _digit_step(jax: Any, image: np.ndarray, label: np.ndarray) -> Callable[[], 
         "w3": (3136, 1024), "b3": (1024,), "w4": (1024, 10), "b4": (10,),
     }  # fmt: skip
     start = {n: jnp.asarray(rng.standard_normal(s, np.float32) * 0.05) for n, s in shapes.items()}
-    zeros = {n: jnp.zeros_like(v) for n, v in start.items()}
-    state = [start, zeros, dict(zeros), jnp.zeros(())]
-    state[1] = {n: jnp.zeros_like(v) for n, v in start.items()}
+    moments = [{n: jnp.zeros_like(v) for n, v in start.items()} for _ in range(2)]
+    state = [start, *moments, jnp.zeros(())]
 
     def layer(x: Any, w: Any, b: Any) -> Any:
         order = ("NHWC", "HWIO", "NHWC")

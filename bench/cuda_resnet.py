@@ -24,13 +24,13 @@ def inference(batch: int, bench: Bench) -> Contenders:
     nl, torch = bench.nl, bench.torch
     values = resnet.parameters()
     made = resnet.inference(batch, values)
-    image = bench.random((batch, resnet.SIZE, resnet.SIZE, 3), nl.bfloat16)
+    image = nl.TensorData.from_numpy(resnet.images(batch, nl.bfloat16)).to(bench.device)
     started = time.perf_counter()
     rows: Contenders = {"Niello": bench.executable(made.graph, {made.image: image}, [made.logits])}
     print(f"    compiled in {time.perf_counter() - started:.2f} s")
     if torch is not None:
         network = resnet_peers.torch_network(values).eval().bfloat16()
-        x = torch.from_dlpack(image).permute(0, 3, 1, 2)
+        x = _pixels(torch, image)
         modes: dict[str, Any] = {"PyTorch eager": network}
         if bench.compiled:
             modes["PyTorch compiled"] = torch.compile(network)
@@ -46,11 +46,18 @@ def inference(batch: int, bench: Bench) -> Contenders:
     return rows
 
 
+def _pixels(torch: Any, image: Any) -> Any:
+    """Images as PyTorch takes them: [N, C, H, W] of three channels, channels last in memory."""
+    colours = torch.from_dlpack(image)[..., : resnet.COLOURS].permute(0, 3, 1, 2)
+    return colours.contiguous(memory_format=torch.channels_last)
+
+
 def training(bench: Bench) -> Contenders:
     nl, torch = bench.nl, bench.torch
     values = resnet.parameters()
     made = resnet.training(TRAINING_BATCH, values)
-    image = bench.random((TRAINING_BATCH, resnet.SIZE, resnet.SIZE, 3), nl.float32)
+    pixels = resnet.images(TRAINING_BATCH, nl.float32)
+    image = nl.TensorData.from_numpy(pixels).to(bench.device)
     rng = np.random.default_rng(0)
     label = rng.integers(0, resnet.CLASSES, TRAINING_BATCH).astype(np.int32)
     given = [image, nl.TensorData.from_numpy(label).to(bench.device)]
@@ -63,7 +70,7 @@ def training(bench: Bench) -> Contenders:
     print(f"    first loss {float(np.asarray(results[0])):.5f}", flush=True)
     rows: Contenders = {"Niello": (lambda: exe.run(given, results=results), None)}
     if torch is not None:
-        x = torch.from_dlpack(image).permute(0, 3, 1, 2)
+        x = _pixels(torch, image)
         y = torch.from_numpy(label.astype(np.int64)).cuda()
         modes = ["PyTorch eager", *(["PyTorch compiled"] if bench.compiled else [])]
         for name in modes:

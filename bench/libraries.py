@@ -230,9 +230,7 @@ def onnxruntime_session(
     return Contender(ORT, variant, make)
 
 
-def openvino_model(
-    model: Callable[[Any], Any], inputs: Arrays, *, variant: str = ""
-) -> Contender:
+def openvino_model(model: Callable[[Any], Any], inputs: Arrays, *, variant: str = "") -> Contender:
     """`model(onnx)` compiled in float32; inputs and the result stay where they are."""
 
     def make() -> Prepared:
@@ -318,7 +316,8 @@ def niello_executable(
     def make() -> Prepared:
         nl = import_niello()
         graph = nl.Graph()
-        feeds = {graph.placeholder(a.shape, nl.float32): nl.TensorType(a.shape) for a in inputs}
+        types = [nl.TensorType(a.shape, a.dtype) for a in inputs]
+        feeds = {graph.placeholder(t.shape, t.dtype): t for t in types}
         constants = [graph.constant(array) for array in weights]
         target = build(nl, *feeds, *constants)
         with flags(NIELLO_OPTIMISE="1" if peer == NIELLO else "0"):

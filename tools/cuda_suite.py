@@ -50,7 +50,7 @@ PARTS = {
         (("NIELLO_VERIFY", "0"),),
     ),
     "digits": Part((sys.executable, "-m", "tools.cuda_digits"), 120),
-    "bench": Part((sys.executable, "-m", "bench.cuda"), 400),
+    "bench": Part((sys.executable, "-m", "bench.cuda"), 900),
 }
 
 

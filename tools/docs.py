@@ -12,6 +12,7 @@ from pathlib import Path
 from niello.core import config, dtypes
 from niello.core.dtypes import DType
 from niello.graph.opdef import Op, Trait, functions, refusal, registry
+from tools import coverage
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -20,6 +21,10 @@ GROUPS = {
     dtypes.ALL: "all",
     dtypes.NUMBERS: "numbers",
     dtypes.FLOATS: "floats",
+    (*dtypes.ALL, *dtypes.COMPLEX): "all, complex",
+    (*dtypes.NUMBERS, *dtypes.COMPLEX): "numbers, complex",
+    (*dtypes.FLOATS, *dtypes.COMPLEX): "floats, complex",
+    dtypes.COMPLEX: "complex",
 }
 
 
@@ -48,7 +53,8 @@ def ops() -> str:
         f"{len(functions())} functions are published as `niello.<name>`; those whose first "
         f"argument is a tensor are methods of `Tensor` too. They build graphs of "
         f"{len(registry())} operations. Element types: *floats* are float16, bfloat16, float32 "
-        "and float64; *numbers* are floats and integers; *all* are numbers and bool.\n",
+        "and float64; *numbers* are floats and integers; *all* are numbers and bool; *complex* are "
+        "complex32, complex64 and complex128.\n",
     ]
     for family, (published, operations) in by_family.items():
         lines += [f"## {family.replace('_', ' ')}\n"]
@@ -100,7 +106,8 @@ def _summary(function: Callable[..., object]) -> str:
 def _operation(op: type[Op]) -> str:
     why = refusal(op)
     gradient = "yes" if why is None else f"no: {why}"
-    kernel = "lowered" if op.has_lower() else "decomposed"
+    ways = {"lowered": op.has_lower(), "decomposed": op.has_decompose(), "routine": True}
+    kernel = next(word for word, holds in ways.items() if holds)
     cells = [f"`{op.name}`", op.doc, _types(op.dtypes), gradient, kernel]
     return f"| {' | '.join(_cell(c) for c in cells)} |"
 
@@ -166,7 +173,17 @@ def _first_line(path: Path) -> str:
     return " ".join(text.split("\n\n")[0].split())
 
 
-PAGES: dict[str, Callable[[], str]] = {"flags.md": flags, "map.md": source_map, "ops.md": ops}
+def covered() -> str:
+    """docs/coverage.md: what does the same as each row of MPSGraph's catalogue."""
+    return coverage.page(_types, GENERATED)
+
+
+PAGES: dict[str, Callable[[], str]] = {
+    "coverage.md": covered,
+    "flags.md": flags,
+    "map.md": source_map,
+    "ops.md": ops,
+}
 
 
 def stale() -> list[str]:

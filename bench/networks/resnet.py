@@ -1,8 +1,9 @@
 """ResNet-50 (He et al. 2015, with the stride in the 3x3 convolution) in Niello's graph operations.
 
-Data is [N, H, W, C]. Parameters are named as in torchvision and drawn from one seed, so that every
-contender computes the same. Weights are [O, H, W, I]: that is how a PyTorch weight in the
-channels-last memory format lies in memory.
+Data is [N, H, W, C]. Images have a fourth channel of zeros, as the first layer's weights do: no
+machine reads three values at once. Parameters are named as in torchvision and drawn from one seed,
+so that every contender computes the same. Weights are [O, H, W, I]: that is how a PyTorch weight in
+the channels-last memory format lies in memory.
 """
 
 from __future__ import annotations
@@ -47,7 +48,8 @@ class Block:
     shortcut: Layer | None
 
 
-STEM = Layer("conv1", "bn1", 3, 64, 7, 2)
+COLOURS, CHANNELS = 3, 4  # of an image, and as it lies in memory
+STEM = Layer("conv1", "bn1", CHANNELS, 64, 7, 2)
 
 
 def blocks() -> Iterator[Block]:
@@ -89,10 +91,20 @@ def parameters(seed: int = 0) -> Arrays:
         made[f"{layer.norm}.bias"] = rng.uniform(-0.1, 0.1, layer.outputs).astype(np.float32)
         made[f"{layer.norm}.running_mean"] = np.zeros(layer.outputs, np.float32)
         made[f"{layer.norm}.running_var"] = np.ones(layer.outputs, np.float32)
+    made[f"{STEM.name}.weight"][..., COLOURS:] = 0
     features = STAGES[-1][0] * WIDER
     made["fc.weight"] = rng.standard_normal((features, CLASSES), np.float32) * np.float32(0.01)
     made["fc.bias"] = np.zeros(CLASSES, np.float32)
     return made
+
+
+def images(batch: int, dtype: Any) -> np.ndarray:
+    """Random images."""
+    found = np.zeros((batch, SIZE, SIZE, CHANNELS), np.float32)
+    found[..., :COLOURS] = np.random.default_rng(1).standard_normal(
+        (batch, SIZE, SIZE, COLOURS), np.float32
+    )
+    return found.astype(dtype.numpy)
 
 
 def folded(values: Arrays, layer: Layer) -> tuple[np.ndarray, np.ndarray]:
@@ -126,7 +138,7 @@ class Inference:
 def inference(batch: int, values: Arrays, dtype: Any = nl.bfloat16) -> Inference:
     """The network for inference: constants, batch normalisation folded into the convolutions."""
     graph = nl.Graph("resnet50")
-    image = graph.placeholder((batch, SIZE, SIZE, 3), dtype, name="image")
+    image = graph.placeholder((batch, SIZE, SIZE, CHANNELS), dtype, name="image")
 
     def convolution(x: Any, layer: Layer) -> Any:
         weights, bias = (graph.constant(v.astype(dtype.numpy)) for v in folded(values, layer))
@@ -188,7 +200,7 @@ def training(batch: int, values: Arrays, dtype: Any = nl.bfloat16) -> Training:
     """A step of SGD with momentum and weight decay: data and its gradients are of `dtype`,
     parameters, statistics and the optimiser of float32."""
     graph = nl.Graph("resnet50")
-    image = graph.placeholder((batch, SIZE, SIZE, 3), nl.float32, name="image")
+    image = graph.placeholder((batch, SIZE, SIZE, CHANNELS), nl.float32, name="image")
     label = graph.placeholder((batch,), nl.int32, name="label")
     make = _Trainer(graph, values, dtype)
     x = nl.cast(make.layer(nl.cast(image, dtype), STEM), dtype).relu()

@@ -19,7 +19,8 @@ def torch_network(values: Arrays) -> Any:
     network = torchvision.models.resnet50(weights=None)
     state = network.state_dict()
     for name, array in values.items():
-        found = torch.from_numpy(array)
+        colours = resnet.COLOURS if name == f"{resnet.STEM.name}.weight" else None
+        found = torch.from_numpy(array[..., :colours])
         if found.ndim == 4:  # [O, H, W, I]
             found = found.permute(0, 3, 1, 2)
         state[name] = found.T.contiguous() if name == "fc.weight" else found

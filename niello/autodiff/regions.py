@@ -61,8 +61,8 @@ def _refuse_reads(operation: Operation, region: Region) -> None:
         if isinstance(o.op, ReadVariable):
             raise NotDifferentiable(
                 "gradients",
-                f"{operation.name} reads variable {o.op.variable!r} inside, and its gradient, which "
-                "computes the inside again, would read what the variable holds by then",
+                f"{operation.name} reads variable {o.op.variable!r} inside, and its gradient, "
+                "which computes the inside again, would read what the variable holds by then",
                 received=o.name,
                 advice="Read the variable before, and use that value inside or carry it",
                 operation=operation.op.name,
@@ -78,7 +78,7 @@ def _used(results: Sequence[Tensor], parameters: Sequence[Tensor]) -> list[int]:
     if not parameters:
         return []
     region = Region(parameters[0].graph, parameters, results)
-    inside = {o for o in needed(region)}
+    inside = set(needed(region))
     return [i for i, p in enumerate(parameters) if p.operation in inside]
 
 
@@ -187,8 +187,8 @@ class _LoopGradient:
         if op.length is None and not op.scanned:
             raise NotDifferentiable(
                 "gradients",
-                f"{operation.name} keeps the values of each iteration for its gradient, and may run "
-                "any number of times",
+                f"{operation.name} keeps the values of each iteration for its gradient, and may "
+                "run any number of times",
                 received=f"no maximum_iterations for {operation.name}",
                 advice="Give the loop maximum_iterations",
                 operation=op.name,

@@ -16,8 +16,8 @@ rest; pow and atan2 with 268 million random pairs.
     exp        0.90           1.17   18
     exp2       0.88           1.08   17
     expm1      1.53           1.66   18
-    tanh       1.85           1.99   20
-    erf        1.67           1.91   24
+    tanh       1.84           1.99   19
+    erf        1.67           1.91   25
     log        0.92           0.90   26
     log2       0.98           1.36   25
     log10      1.03           1.33   27

@@ -62,6 +62,14 @@ _ERF = (
 )  # fmt: skip
 
 
+def _in_pairs(r: Expr, z: Expr, c: tuple[float, ...]) -> Expr:
+    """sum c[i] r^i of five terms, z = r^2: a shorter chain than Horner's, with as many fma.
+
+    What counts most is added last, as in Horner's form, so errors are no larger.
+    """
+    return fma(r, fma(z, fma(r, c[4], c[3]), fma(r, c[2], c[1])), c[0])
+
+
 def _scale(value: Expr, biased: Expr) -> Expr:
     """value * 2^n for n from -150 to 128 in two steps, so that subnormal results round once.
 
@@ -149,31 +157,36 @@ def cosh(x: Expr) -> Expr:
 
 
 def tanh(x: Expr) -> Expr:
-    """Hyperbolic tangent. 20 instructions, one division.
+    """Hyperbolic tangent. 19 instructions, one division.
 
     With h = (e^(2|x|) - 1) / 2, tanh |x| = h / (1 + h), which is both h - h (h / (1 + h)) and
     1 - 1 / (1 + h): b - b (b / (1 + h)) with b = min(h, 1) damps the rounding of the quotient.
     """
     a = at_most(fn("abs", x), 10.0)
     n, biased = nearest(a, 2 * LOG2_E, 127)
-    r = fma(n, -LN2_LOW / 2, fma(n, -LN2_HIGH / 2, a))
+    r = fma(n, -(LN2_HIGH + LN2_LOW) / 2, a)
     s = power_of_two(biased)
-    grown = fma(r * r, horner(r, _TANH), r)
+    z = r * r
+    grown = fma(z, _in_pairs(r, z, _TANH), r)
     h = fma(s, grown, fma(s, 0.5, -0.5))
     b = at_most(h, 1.0)
     return fn("copysign", fma(-b, b / (h + f32(1.0)), b), x)
 
 
 def erf(x: Expr) -> Expr:
-    """Error function as 1 - e^-z, z = |x| (1 + q(|x|)) = -log(erfc |x|). 24 instructions.
+    """Error function as 1 - e^-z, z = |x| (1 + q(|x|)) = -log(erfc |x|). 25 instructions.
 
     One path for all arguments: near zero e^-z - 1 is evaluated without cancellation, and for large
     arguments errors of z are damped by e^-z.
     """
     a = at_most(fn("abs", x), 3.92)
-    z = fma(a, horner(a, _ERF), -a)
+    square = a * a
+    high = fma(square, fma(square, _ERF[8], fma(a, _ERF[7], _ERF[6])), fma(a, _ERF[5], _ERF[4]))
+    middle = fma(square, high, fma(a, _ERF[3], _ERF[2]))
+    z = fma(a, fma(fma(middle, a, _ERF[1]), a, _ERF[0]), -a)
     n, biased = nearest(z, LOG2_E, 127)
     r = fma(n, -(LN2_HIGH + LN2_LOW), z)
     s = power_of_two(biased)
-    grown = fma(r * r, horner(r, _ERF_EXPM1), r)
+    square = r * r
+    grown = fma(square, _in_pairs(r, square, _ERF_EXPM1), r)
     return fn("copysign", fma(s, grown, s - f32(1.0)), x)

@@ -34,7 +34,7 @@ class DType:
     @property
     def plain_numpy(self) -> np.dtype[Any]:
         """A NumPy dtype of this width that its array interface knows: integers for ml_dtypes'."""
-        known = self.numpy.kind in "biufc"
+        known = self.numpy.isbuiltin == 1  # 2 for those of ml_dtypes, whatever kind they claim
         return self.numpy if known else np.dtype(f"uint{8 * self.numpy.itemsize}")
 
     @property

@@ -71,9 +71,7 @@ class _Resolver:
             raise
         return found
 
-    def _made(
-        self, graph: GraphDefinition, op: Call, inputs: Sequence[Tensor]
-    ) -> list[Tensor]:
+    def _made(self, graph: GraphDefinition, op: Call, inputs: Sequence[Tensor]) -> list[Tensor]:
         """The results of a call."""
         body = self._order(op, op.order)
         if len(inputs) != len(body.parameters):
@@ -206,4 +204,3 @@ def _check_fit(op: Call, what: str, found: TensorType, wanted: TensorType) -> No
         raise GraphError(
             f"call {op.symbol!r}", f"{what} is declared as {wanted}", received=str(found)
         )
-

@@ -25,6 +25,8 @@ from niello.passes import pipeline
 from niello.passes.autocast import as_autocast
 from niello.passes.check_indices import CheckIndices
 from niello.passes.computation import Computation
+from niello.passes.integers import Integers
+from niello.passes.layout import ChannelsLast
 from niello.passes.watch import Watch
 from niello.runtime.commands import Program, Variable
 from niello.runtime.target import Backend, CompileOptions, LibraryDevice
@@ -59,7 +61,7 @@ def compile_graph(
     if autocast is not None:
         autocast.check(graph)
     checks = CheckIndices() if options.check_indices else None
-    passes = (pipeline.optimising if optimise else pipeline.plain)(types, autocast, checks)
+    passes = passes_for(types, options, backend, checks)
     resolved = resolve(computation, {} if callables is None else callables)
     watch = Watch(resolved, tuple(types))
 
@@ -76,7 +78,7 @@ def compile_graph(
         usable = libraries.usable_claims(backend.claims)
         claims = Claims(usable, libraries.refusal, tf32=options.tf32)
     scheduled = schedule(optimised, backend.limits, fuse=optimise, claims=claims)
-    scheduled = with_complex_types(scheduled, computation, types)
+    scheduled = with_complex_types(scheduled, resolved, types)
     dump.schedule(scheduled)
     if watch.level:
         for kernel in scheduled.program.kernels:
@@ -90,9 +92,25 @@ def compile_graph(
     executable = Executable(
         graph, computation, optimised, scheduled, loaded, opened, backend, options
     )
+    executable.resolved = resolved
     executable.index_checks = () if checks is None else tuple(checks.found)
     dump.done(name, executable, time.perf_counter() - started)
     return executable
+
+
+def passes_for(
+    types: Sequence[TensorType],
+    options: CompileOptions,
+    backend: Backend,
+    checks: CheckIndices | None = None,
+) -> tuple[pipeline.Pass, ...]:
+    """The passes over a graph with inputs of these types, for a back end."""
+    autocast = as_autocast(options.autocast)
+    if not (options.optimise and config.OPTIMISE.integer(0, 1)):
+        return pipeline.plain(types, autocast, checks)
+    layout = ChannelsLast() if backend.limits.channels_last else None
+    integers = Integers() if backend.limits.integers else None
+    return pipeline.optimising(types, autocast, checks, layout, integers)
 
 
 def with_complex_types(
@@ -104,9 +122,12 @@ def with_complex_types(
     def outer(found: TensorType, dtype: DType) -> TensorType:
         return TensorType(found.static_shape[:-1], dtype) if dtype.is_complex else found
 
+    count = len(computation.targets)  # behind them may be a report on indices
     outputs = [
-        outer(found, t.dtype) for found, t in zip(program.outputs, computation.targets, strict=True)
+        outer(found, t.dtype)
+        for found, t in zip(program.outputs[:count], computation.targets, strict=True)
     ]
+    outputs += program.outputs[count:]
     states = computation.graph.variable_states
     variables = [
         Variable(v.name, outer(v.type, dtypes.dtype(states[v.name].array.dtype)))

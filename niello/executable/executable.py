@@ -62,6 +62,7 @@ class Executable:
     ) -> None:
         self.graph = graph
         self.computation = computation
+        self.resolved = computation  # without calls: what `compile_graph` says it is
         self.optimised = optimised
         self.scheduled = scheduled
         program = scheduled.program

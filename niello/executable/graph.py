@@ -63,6 +63,7 @@ class Graph(GraphDefinition):
             )
         self.cache_limit = cache_limit
         self._autocast: Autocast | None = None
+        self.check_indices = False  # of `run`, `encode`, and `compile` without options
         self._cache: OrderedDict[Hashable, Executable] = OrderedDict()
         self._cache_lock = threading.Lock()
         self._hits = 0
@@ -94,6 +95,9 @@ class Graph(GraphDefinition):
     def autocast(self, value: Any) -> None:
         self._autocast = as_autocast(value)
 
+    def _options(self) -> CompileOptions:
+        return CompileOptions(autocast=self.autocast, check_indices=self.check_indices)
+
     # --- compiling
     def compile(
         self,
@@ -124,7 +128,7 @@ class Graph(GraphDefinition):
             as_sequence(targets, "targets"),
             as_sequence(target_operations, "target_operations"),
             device,
-            CompileOptions(autocast=self.autocast) if options is None else options,
+            self._options() if options is None else options,
             callables,
         )
 
@@ -253,7 +257,7 @@ class Graph(GraphDefinition):
         name = backends.default_name() if device is None else device
         kinds = tuple((t, a.shape, _dtype_key(a)) for t, a in arrays.items())
         try:
-            key = (kinds, targets, operations, name, OPTIMISE.text(), self.autocast)
+            key = (kinds, targets, operations, name, OPTIMISE.text(), self._options())
             with self._cache_lock:
                 found = self._cache.get(key)
                 if found is not None:
@@ -267,9 +271,7 @@ class Graph(GraphDefinition):
                 received=f"{targets!r} and {operations!r}",
             ) from None
         types = {t: fed_type(a, t.type, t.name) for t, a in arrays.items()}
-        made = compile_graph(
-            self, types, targets, operations, name, CompileOptions(autocast=self.autocast)
-        )
+        made = compile_graph(self, types, targets, operations, name, self._options())
         with self._cache_lock:
             self._misses += 1
             self._cache[key] = made

@@ -110,8 +110,9 @@ class Package:
         >>> import tempfile
         >>> graph = nl.Graph("double")
         >>> x = graph.placeholder((None,), name="x")
+        >>> y = x * 2.0
         >>> path = tempfile.mkdtemp() + "/double.niello"
-        >>> nl.save(path, [graph.compile({x: (n,)}, [x * 2.0]) for n in (1, 8)])
+        >>> nl.save(path, [graph.compile({x: (n,)}, [y]) for n in (1, 8)])
         >>> package = nl.Package(path)
         >>> [v.inputs[0].shape for v in package.variants]
         [(1,), (8,)]
@@ -279,7 +280,11 @@ class Package:
         except Malformed as error:
             raise self._refuse(f"the program of {variant} is damaged: {error}") from error
         program = found.program
-        if program.inputs != variant.inputs or program.outputs != variant.outputs:
+        count = len(variant.outputs)
+        reports = len(program.outputs) - count
+        if program.inputs != variant.inputs or program.outputs[:count] != variant.outputs:
+            raise self._refuse(f"the program of {variant} has other types")
+        if reports != bool(variant.checks):
             raise self._refuse(f"the program of {variant} has other types")
         for v in program.variables:
             state = self.variable(v.name)

@@ -11,11 +11,12 @@ import numpy as np
 
 from niello import backends
 from niello.core.errors import GraphError
+from niello.executable.compile import passes_for
 from niello.executable.executable import Executable, Play
 from niello.executable.package_manifest import Function, Variant
 from niello.graph.tensor import ALIGNMENT
 from niello.passes import pipeline
-from niello.passes.autocast import as_autocast
+from niello.passes.check_indices import CheckIndices
 from niello.passes.computation import Computation
 from niello.runtime.buffer import Buffer
 from niello.runtime.target import Device, Loaded, PackingLoaded
@@ -60,6 +61,7 @@ class PackagedExecutable(Executable):
             states=[package.variable(v.name) for v in scheduled.program.variables],
             names=(function.inputs, function.results),
         )
+        self.index_checks = variant.checks
         if package.weights != "lazy":
             with self._weights_lock:
                 self._bring()
@@ -70,10 +72,12 @@ class PackagedExecutable(Executable):
             found: Any = self.package.graph
         elif name == "computation":
             found = self.package.computation(self.function)
+        elif name == "resolved":
+            found = self.computation
         elif name == "optimised":
-            types, autocast = self.input_types, as_autocast(self.options.autocast)
-            passes = pipeline.optimising if self.options.optimise else pipeline.plain
-            found = pipeline.run(passes(types, autocast), self.computation)
+            checks = CheckIndices() if self.options.check_indices else None
+            passes = passes_for(self.input_types, self.options, self.backend, checks)
+            found = pipeline.run(passes, self.computation)
         else:
             raise AttributeError(f"an executable has no attribute {name!r}")
         setattr(self, name, found)

@@ -16,6 +16,7 @@ from typing import Any
 from niello.core.types import TensorType
 from niello.executable.package_store import MANIFEST, Store, check_name, refuse
 from niello.executable.package_values import Malformed, decode, encode, parse_json, record
+from niello.passes.check_indices import IndexCheck
 from niello.runtime.target import CompileOptions
 
 FORMAT = 1
@@ -56,7 +57,8 @@ class Variant:
     """A function compiled for a device and for given input types.
 
     `needs` is what a machine must have to run the code: words of the back end, such as avx2 or
-    sm_90. `program` and `code` are names of members; no code where the device has none.
+    sm_90. `program` and `code` are names of members; no code where the device has none. `checks`
+    are what a run reports on its indices, where it was compiled with `check_indices`.
     """
 
     function: str
@@ -67,6 +69,7 @@ class Variant:
     outputs: tuple[TensorType, ...]
     program: str
     code: str = ""
+    checks: tuple[IndexCheck, ...] = ()
 
     def __str__(self) -> str:
         types = ", ".join(map(str, self.inputs)) or "nothing"
@@ -101,7 +104,7 @@ def read_manifest(store: Store) -> Manifest:
     path = store.path
     try:
         outer = parse_json(data)
-        if not isinstance(outer, dict) or set(outer) < {"format", "sha256", "content"}:
+        if not isinstance(outer, dict) or not {"format", "sha256", "content"} <= set(outer):
             raise Malformed("it has no format, hash and content")
         if outer["format"] != FORMAT:
             raise refuse(
@@ -147,7 +150,9 @@ def _check(manifest: Manifest) -> None:
         found = functions.get(v.function)
         if found is None or not v.program:
             raise Malformed(f"{v} has no function or no program")
-        if (len(v.inputs), len(v.outputs)) != (len(found.inputs), len(found.targets)):
+        more = len(v.outputs) - len(found.targets)
+        reports = more == 1 and v.options.check_indices
+        if len(v.inputs) != len(found.inputs) or (more and not reports):
             raise Malformed(f"{v} takes or gives another number of values than its function")
 
 

@@ -13,6 +13,7 @@ from niello.core.types import TensorType
 from niello.executable.package_values import Malformed, decode, encode, parse_json
 from niello.kernel.ir import Kernel
 from niello.kernel.text import parse_kernel, print_kernel
+from niello.kernel.verify import verify
 from niello.runtime.commands import BufferRef, Command, Program, Variable
 from niello.schedule.program import Scheduled
 
@@ -106,11 +107,25 @@ class Kernels(Sequence[Any]):
 
     def _parse(self, number: int) -> Any:
         try:
-            return parse_kernel(self._texts[number])
-        except (NielloError, ValueError, TypeError, KeyError, AssertionError, RecursionError) as e:
+            found = parse_kernel(self._texts[number])
+            verify(found)  # before a back end renders or interprets it
+            return found
+        except (
+            NielloError,
+            ArithmeticError,
+            LookupError,
+            TypeError,
+            ValueError,
+            RecursionError,
+            AttributeError,
+            AssertionError,
+        ) as error:
+            problem = (str(error).splitlines() or [type(error).__name__])[0]
             raise PackageError(
-                "load", f"kernel {number} cannot be read: {e}", advice="Make the package again"
-            ) from e
+                "load",
+                f"kernel {number} cannot be read: {problem}",
+                advice="Make the package again",
+            ) from error
 
 
 def check_places(program: Program) -> None:

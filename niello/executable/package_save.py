@@ -25,6 +25,7 @@ from niello.executable.package_store import Member, member, write_package
 from niello.executable.package_weights import file_of
 from niello.graph.graph import GraphDefinition
 from niello.graph.operation import Operation
+from niello.graph.region import every_operation
 from niello.graph.structural import Data
 from niello.graph.tensor import Tensor, VariableState
 from niello.graph.text import external_data, parse_graph, print_graph, print_operation
@@ -171,7 +172,7 @@ class Content:
             self._variant(name, e)
 
     def _function(self, name: str, executable: Executable) -> None:
-        source = executable.computation
+        source = executable.resolved
         made = Function(
             name,
             executable.input_names,
@@ -208,10 +209,11 @@ class Content:
                 executable.backend.name,
                 compat.needs_of(executable.device, options),
                 options,
-                program.inputs,
-                program.outputs,
+                executable.input_types,
+                executable.output_types,
                 parts[0].name,
                 parts[1].name if image else "",
+                executable.index_checks,
             )
         )
 
@@ -223,8 +225,6 @@ class Content:
     # --- the files
     def members(self) -> tuple[list[Member], bytes]:
         """Members in the order they are written, and the manifest."""
-        from niello import __version__
-
         assert self.graph is not None
         text: list[Member] = []
         constants = self._used_constants()
@@ -241,7 +241,7 @@ class Content:
         listed = [*text, *files.values(), *(m for m in self.code.values() if m.name in used)]
         unique = list({m.name: m for m in listed}.values())
         manifest = Manifest(
-            f"niello {__version__}",
+            "niello",
             tuple(self.functions.values()),
             tuple(self.variants.values()),
             tuple(FileEntry(m.name, m.size, m.digest) for m in unique),
@@ -270,8 +270,20 @@ def _member(name: str, data: bytes) -> Member:
 
 
 def _needed(named: Sequence[tuple[str, Executable]]) -> GraphDefinition:
-    """The part of the graph that the executables compute, under its own names."""
-    sources = [e.computation for _, e in named]
+    """The part of the graph that the executables compute, under its own names, without calls."""
+    groups: dict[int, list[Computation]] = {}
+    for _, e in named:
+        groups.setdefault(id(e.resolved.graph), []).append(e.resolved)
+    found: GraphDefinition | None = None
+    for sources in groups.values():
+        part = _pruned(sources)
+        found = part if found is None else _merged(found, part)
+    assert found is not None
+    return found
+
+
+def _pruned(sources: Sequence[Computation]) -> GraphDefinition:
+    """What computations of one graph need of it."""
     inputs: dict[Tensor, None] = {}
     targets: dict[Tensor, None] = {}
     operations: dict[Operation, None] = {}
@@ -281,12 +293,18 @@ def _needed(named: Sequence[tuple[str, Executable]]) -> GraphDefinition:
         operations |= dict.fromkeys(c.operations)
     graph = sources[0].graph
     whole = Computation(graph, tuple(inputs), tuple(targets), tuple(operations))
-    pruned = Rebuild(whole).run(lambda rebuild, operation, given: None).graph
-    used = {getattr(o.op, "variable", None) for o in pruned.operations}
+    used = {getattr(o.op, "variable", None) for o in every_operation(_copied(whole))}
+    # Variables that only regions name belong to the graph too.
+    operations |= {v.operation: None for v in graph.variables if v.operation.op.variable in used}  # type: ignore[attr-defined]
+    pruned = _copied(replace(whole, operations=tuple(operations)))
     pruned.variable_states = {
         name: state for name, state in graph.variable_states.items() if name in used
     }
     return pruned
+
+
+def _copied(source: Computation) -> GraphDefinition:
+    return Rebuild(source).run(lambda rebuild, operation, given: None).graph
 
 
 def _merged(old: GraphDefinition, new: GraphDefinition) -> GraphDefinition:
@@ -305,4 +323,6 @@ def _merged(old: GraphDefinition, new: GraphDefinition) -> GraphDefinition:
         )
     external = {**external_data(old), **external_data(new)}
     text = print_graph(GraphDefinition(old.name))[:-1] + "\n".join(lines.values()) + "\n}"
-    return parse_graph(text, external)
+    made = parse_graph(text, external)
+    made.variable_states = {**old.variable_states, **new.variable_states}
+    return made

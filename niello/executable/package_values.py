@@ -11,6 +11,7 @@ import dataclasses
 import enum
 import inspect
 import json
+import math
 import types
 import typing
 from collections.abc import Callable
@@ -20,7 +21,9 @@ from typing import Any, TypeVar
 from niello.core.dtypes import BY_NAME, DType
 from niello.core.errors import CompilerBug, NielloError
 from niello.core.types import TensorType
+from niello.graph.opdef import IndexBounds
 from niello.passes.autocast import Autocast
+from niello.passes.check_indices import IndexCheck
 from niello.runtime import commands
 from niello.runtime.target import CompileOptions
 
@@ -31,7 +34,12 @@ class Malformed(ValueError):
     """JSON that is not what its place asks for."""
 
 
-_own: dict[str, type[Any]] = {"CompileOptions": CompileOptions, "Autocast": Autocast}
+_own: dict[str, type[Any]] = {
+    "CompileOptions": CompileOptions,
+    "Autocast": Autocast,
+    "IndexCheck": IndexCheck,
+    "IndexBounds": IndexBounds,
+}
 _Class = TypeVar("_Class", bound=type[Any])
 
 
@@ -73,6 +81,8 @@ def _open(kind: Any) -> bool:
 
 def encode(value: Any, kind: Any = Any) -> Any:
     """A value as JSON's types, for a place of type `kind`. Raises CompilerBug for others."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return {_KIND: "number", "text": repr(float(value))}  # JSON has no such numbers
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     if isinstance(value, enum.Enum):
@@ -166,8 +176,8 @@ def _plain_decoder(kind: type[Any]) -> Decoder:
     def read(value: Any) -> Any:
         if type(value) is kind:
             return value
-        if kind is float and type(value) is int:
-            return float(value)
+        if kind is float and (type(value) is int or isinstance(value, dict)):
+            return _number(value) if isinstance(value, dict) else float(value)
         raise Malformed(f"{_short(value)} where {_name(kind)} belongs")
 
     return read
@@ -247,6 +257,8 @@ def _decode_any(value: Any) -> Any:
     named = value.get(_KIND)
     if named == "bytes":
         return _bytes(value.get("hex"))
+    if named == "number":
+        return _number(value)
     if named == "dtype":
         return _dtype(value.get("name"))
     if named == "type":
@@ -261,6 +273,13 @@ def _text(value: Any) -> str:
     if not isinstance(value, str):
         raise Malformed(f"{_short(value)} where a name belongs")
     return value
+
+
+def _number(value: dict[str, Any]) -> float:
+    try:
+        return {"inf": math.inf, "-inf": -math.inf, "nan": math.nan}[_text(value.get("text"))]
+    except KeyError:
+        raise Malformed(f"{_short(value)} is no number") from None
 
 
 def _bytes(value: Any) -> bytes:

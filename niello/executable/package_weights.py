@@ -31,6 +31,8 @@ CODES = {
     "uint16": "U16",
     "uint32": "U32",
     "uint64": "U64",
+    "float8_e4m3fn": "F8_E4M3",
+    "float8_e5m2": "F8_E5M2",
     "float16": "F16",
     "bfloat16": "BF16",
     "float32": "F32",
@@ -38,6 +40,9 @@ CODES = {
     "complex64": "C64",
 }
 _NAMES = {code: name for name, code in CODES.items() if name in BY_NAME}
+# Types that the format lacks are bytes there, several of them along a further axis, and its
+# metadata tells their names.
+OTHERS = ("int4", "uint4", "complex32", "complex128")
 _MOST_HEADER = 100 << 20  # bytes; the limit of the format
 _PADDING = "padding."
 
@@ -45,6 +50,7 @@ _PADDING = "padding."
 def file_of(arrays: Mapping[str, np.ndarray]) -> Callable[[], Iterator[Bytes]]:
     """What a safetensors file of these arrays consists of, in pieces."""
     entries: dict[str, Any] = {}
+    named: dict[str, str] = {}
     order: list[np.ndarray | int] = []
     at = 0
     for name, array in arrays.items():
@@ -53,10 +59,16 @@ def file_of(arrays: Mapping[str, np.ndarray]) -> Callable[[], Iterator[Bytes]]:
             entries[f"{_PADDING}{len(order)}"] = _entry("U8", (gap,), at, gap)
             order.append(gap)
             at += gap
-        code = CODES[dtype(array.dtype).name]
-        entries[name] = _entry(code, array.shape, at, array.nbytes)
+        kind, shape = dtype(array.dtype), array.shape
+        if kind.name in OTHERS:
+            named[name] = kind.name
+            shape = (*shape, *_bytes_axis(kind))
+        code = CODES.get(kind.name, "U8")
+        entries[name] = _entry(code, shape, at, array.nbytes)
         order.append(array)
         at += array.nbytes
+    if named:
+        entries["__metadata__"] = named
     text = json.dumps(entries, separators=(",", ":")).encode()
     text += b" " * (-(8 + len(text)) % ALIGNMENT)
     head = struct.pack("<Q", len(text)) + text
@@ -139,7 +151,7 @@ def _entries(store: Store, member: str) -> dict[str, Entry]:
         while len(head) < 8 + length:
             head = b"".join(_first(store.pieces(member), 8 + length))
         header = json.loads(head[8 : 8 + length])
-        header.pop("__metadata__", None)
+        named = dict(header.pop("__metadata__", None) or {})
         found, end = {}, 0
         for name, record in header.items():
             start, stop = record["data_offsets"]
@@ -147,6 +159,12 @@ def _entries(store: Store, member: str) -> dict[str, Entry]:
             if not all(type(n) is int and 0 <= n < 1 << 62 for n in (start, stop, *shape)):
                 raise ValueError(f"{name} has no sensible sizes")
             kind = BY_NAME[_NAMES[code]]
+            if code == "U8" and named.get(name) in OTHERS:
+                kind = BY_NAME[named[name]]
+                axis = _bytes_axis(kind)
+                if shape[len(shape) - len(axis) :] != axis:
+                    raise ValueError(f"{name} does not hold {kind.name}")
+                shape = shape[: len(shape) - len(axis)]
             if start != end or stop - start != prod(shape) * kind.itemsize or len(shape) > 16:
                 raise ValueError(f"the bytes of {name} do not fit its type")
             end = stop
@@ -159,6 +177,11 @@ def _entries(store: Store, member: str) -> dict[str, Entry]:
         raise refuse(
             store.path, f"the weights {member} are damaged: {type(error).__name__}: {error}"
         ) from error
+
+
+def _bytes_axis(kind: DType) -> tuple[int, ...]:
+    """The axis of the bytes of one element, where it has several."""
+    return (kind.itemsize,) if kind.itemsize > 1 else ()
 
 
 def _first(pieces: Iterable[bytes], wanted: int) -> Iterator[bytes]:

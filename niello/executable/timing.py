@@ -11,6 +11,7 @@ import numpy as np
 
 from niello.core.nodes import walk
 from niello.kernel.ir import Contract, Kernel
+from niello.kernel.routine import Routine
 from niello.runtime.commands import Command, Dispatch
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ def time_commands(executable: Executable, repeats: int = 5) -> list[CommandTime]
     return found
 
 
-def _describe(command: Command, kernels: tuple[Kernel, ...], seconds: float) -> CommandTime:
+def _describe(command: Command, kernels: tuple[Kernel | Routine, ...], seconds: float) -> CommandTime:
     size = sum(b.bytes for b in {*command.reads, *command.writes})
     if isinstance(command, Dispatch):
         kernel = kernels[command.kernel]
@@ -73,7 +74,7 @@ def _describe(command: Command, kernels: tuple[Kernel, ...], seconds: float) -> 
     return CommandTime(type(command).__name__.lower(), (), seconds, size, 0)
 
 
-def contraction_flops(kernel: Kernel) -> int:
+def contraction_flops(kernel: Kernel | Routine) -> int:
     """Two for each multiply-add of the kernel's contractions, padding included."""
     total = 0
     seen = set()

@@ -139,8 +139,8 @@ class Loop(RegionOp):
     name: ClassVar[str] = "loop"
     dtypes: ClassVar[tuple[DType, ...]] = ALL
     doc: ClassVar[str] = (
-        "A region repeated by a count, a condition or the slices of its inputs, with carried values "
-        "and stacked results."
+        "A region repeated by a count, a condition or the slices of its inputs, with carried "
+        "values and stacked results."
     )
 
     @property

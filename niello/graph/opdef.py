@@ -132,6 +132,8 @@ class Op:
     traits: ClassVar[Trait]
     dtypes: ClassVar[tuple[DType, ...]] = FLOATS
     doc: ClassVar[str] = ""
+    # Inputs whose values decide shapes (ops/by_value.py): `decompose` needs to know them.
+    value_inputs: ClassVar[tuple[int, ...]] = ()
 
     def infer(self, *inputs: TensorType) -> TensorType | tuple[TensorType, ...]:
         raise CompilerBug(self.name, "the contract lacks infer")
@@ -251,10 +253,12 @@ class Op:
 
 @dataclass(frozen=True)
 class Planes:
-    """A complex tensor as two real ones of the same shape and dtype."""
+    """A complex tensor as two real ones of the same shape and dtype; `pairs`, where it is there
+    already, holds both along a last axis of two."""
 
     real: Tensor
     imaginary: Tensor
+    pairs: Tensor | None = None
 
 
 T = TypeVar("T", bound=Op)

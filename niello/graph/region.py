@@ -52,10 +52,7 @@ class Region:
 
     def operations(self) -> Iterator[Operation]:
         """The operations of this region and of those inside it, in order."""
-        for o in self.graph.operations:
-            yield o
-            if isinstance(o.op, RegionOp):
-                yield from o.op.operations()
+        return every_operation(self.graph)
 
     def __repr__(self) -> str:
         return f"<Region {self.graph.name!r}: {len(self.graph.operations)} operations>"
@@ -160,6 +157,14 @@ def inline(
         made[operation] = copy
         known.update(zip(operation.outputs, copy.outputs, strict=True))
     return [known[t] for t in region.results]
+
+
+def every_operation(graph: GraphDefinition) -> Iterator[Operation]:
+    """The operations of a graph and of all regions in it, each before those inside it."""
+    for o in graph.operations:
+        yield o
+        if isinstance(o.op, RegionOp):
+            yield from o.op.operations()
 
 
 def has_effect(operation: Operation) -> bool:

@@ -21,8 +21,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-import textwrap
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -34,7 +33,7 @@ from niello.core.types import TensorType
 from niello.graph.graph import GraphDefinition
 from niello.graph.opdef import records, registry
 from niello.graph.operation import Operation
-from niello.graph.region import Region, RegionOp
+from niello.graph.region import Region, every_operation
 from niello.graph.structural import Data, VariableOp
 from niello.graph.tensor import Tensor, VariableState
 
@@ -49,8 +48,8 @@ def print_graph(graph: GraphDefinition) -> str:
 
 
 def _block(graph: GraphDefinition) -> str:
-    lines = [textwrap.indent(print_operation(o), "  ") for o in graph.operations]
-    return "\n".join([f"{_quote(graph.name)} {{", *lines, "}"])
+    lines = [line for o in graph.operations for line in print_operation(o).split("\n")]
+    return "\n".join([f"{_quote(graph.name)} {{", *(f"  {line}" for line in lines), "}"])
 
 
 def print_operation(operation: Operation) -> str:
@@ -132,18 +131,11 @@ def _quote(text: str) -> str:
 def external_data(graph: GraphDefinition) -> dict[str, np.ndarray]:
     """Constants that the text names by digest only."""
     found = {}
-    for o in _all(graph):
+    for o in every_operation(graph):
         for value in o.op.attributes.values():
             if isinstance(value, Data) and _print_data(value).startswith("external"):
                 found[value.digest] = np.ascontiguousarray(value.array)
     return found
-
-
-def _all(graph: GraphDefinition) -> Iterator[Operation]:
-    for o in graph.operations:
-        yield o
-        if isinstance(o.op, RegionOp):
-            yield from o.op.operations()
 
 
 # --- parsing
@@ -257,14 +249,14 @@ class _Parser:
         around = self.tensors, self.operations
         self.tensors, self.operations = {}, {}
         self.block(graph)
-        parts = []
-        for word, table in (("takes", self.tensors), ("gives", self.tensors)):
-            self.expect(word)
-            parts.append(self.listed(lambda table=table: self.known(table, "tensor")))  # type: ignore[misc]
+        self.expect("takes")
+        parameters = self.listed(lambda: self.known(self.tensors, "tensor"))
+        self.expect("gives")
+        results = self.listed(lambda: self.known(self.tensors, "tensor"))
         self.expect("runs")
         effects = self.listed(lambda: self.known(self.operations, "operation"))
         self.tensors, self.operations = around
-        return Region(graph, *parts, effects)
+        return Region(graph, parameters, results, effects)
 
     def operation(self, graph: GraphDefinition) -> None:
         names = [self.name()]

@@ -52,9 +52,7 @@ UFUNCS: dict[str, Any] = {
 }
 
 
-def interpret(
-    kernel: Kernel | Routine, buffers: Sequence[Array], *, budget: int = BUDGET
-) -> None:
+def interpret(kernel: Kernel | Routine, buffers: Sequence[Array], *, budget: int = BUDGET) -> None:
     """Run `kernel` on flat arrays, one per parameter; written parameters change in place.
 
     Raises CompilerBug when an array does not fit its parameter, or when a load or store would

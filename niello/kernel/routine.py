@@ -10,7 +10,7 @@
               | For(var, start, stop, step, body)        in order
               | While(test, condition, body)             the statements of test, then condition
               | If(condition, then, otherwise)
-              | Spread(var, count, body)                 iterations in any order, or at once
+              | Spread(outer, extents, var, count, body) iterations in any order, or at once
               | Fold(results, ...)                       an associative, commutative fold
               | Scan(totals, ...)                        a loop that carries an associative fold
     Expr      = Const | Var | Fn | Cast | Bitcast        of kernel/ir.py, over variables
@@ -45,7 +45,7 @@ class Var(Range):
     dtype: DType
     low: int
     high: int
-    fields = ("name", "extent", "dtype", "low", "high")
+    fields = ("name", "extent", "dtype", "low", "high")  # type: ignore[assignment]
 
     def __new__(cls, *values: Any) -> Var:
         node = super().__new__(cls, *values)
@@ -193,13 +193,16 @@ class If(Statement):
 
 
 class Spread(Statement):
-    """`body` for `var` = 0 ... count - 1, in any order or at once."""
+    """`body` for `var` = 0 ... count - 1, in any order or at once; where there are `outer`
+    variables, for all of them from 0 to their `extents` - 1, too."""
 
-    __slots__ = ("body", "count", "var")
+    __slots__ = ("body", "count", "extents", "outer", "var")
+    outer: tuple[Var, ...]
+    extents: tuple[Expr, ...]
     var: Var
     count: Expr
     body: Body
-    fields = ("var", "count", "body")
+    fields = ("outer", "extents", "var", "count", "body")
 
 
 class Fold(Statement):
@@ -310,8 +313,10 @@ def expressions(statement: Statement) -> tuple[Expr, ...]:
 
 def defined(statement: Statement) -> tuple[Var, ...]:
     """The variables that a statement defines, those of its bodies not counted."""
-    if isinstance(statement, (Read, Get, For, Spread)):
+    if isinstance(statement, (Read, Get, For)):
         return (statement.var,)
+    if isinstance(statement, Spread):
+        return (*statement.outer, statement.var)
     if isinstance(statement, Fold):
         return (*statement.results, statement.var, *statement.left, *statement.right)
     if isinstance(statement, Scan):

@@ -232,11 +232,20 @@ class RoutineBuilder:
     @contextmanager
     def spread(self, count: Any) -> Iterator[Expr]:
         """`with r.spread(count) as m:` iterations 0 ... count - 1 shared out among the members."""
-        total = as_index(count)
-        m = self.name(int64, 0, max(0, interval(total)[1] - 1))
-        with self._inside() as body:
+        with self.spread_over(count) as (m,):
             yield m
-        self.add(routine.Spread(m, total, tuple(body)))
+
+    @contextmanager
+    def spread_over(self, *counts: Any) -> Iterator[tuple[Expr, ...]]:
+        """`with r.spread_over(rows, columns) as (i, j):` one iteration for each pair (triple ...).
+
+        On the CPU the lanes of vectors run along the last, with loops around."""
+        totals = [as_index(c) for c in counts]
+        names = [self.name(int64, 0, max(0, interval(t)[1] - 1)) for t in totals]
+        with self._inside() as body:
+            yield tuple(names)
+        outer, extents = tuple(names[:-1]), tuple(totals[:-1])
+        self.add(routine.Spread(outer, extents, names[-1], totals[-1], tuple(body)))
 
     @contextmanager
     def when(self, condition: Expr) -> Iterator[None]:

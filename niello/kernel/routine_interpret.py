@@ -45,6 +45,7 @@ from niello.kernel.routine import (
     Write,
     value_dtype,
 )
+from niello.kernel.routine_races import Races
 
 Array = np.ndarray[Any, Any]
 BUDGET = 16 * 2**20  # bytes of team memory that run at once, roughly
@@ -92,6 +93,8 @@ class _Run:
         self.values: dict[Expr, Array] = {made.team: numbers}
         self.cells: dict[Cell, Array] = {}
         self.width = 1  # iterations of the Spread that runs
+        self.races = Races(made.name, numbers)
+        self.first = first
         self.orders: dict[Expr, tuple[Expr, ...]] = {}
         for t in made.locals:
             if t.space == "team":
@@ -137,13 +140,30 @@ class _Run:
         index = np.where(mask, index, 0)
         self.check(place, index, mask)
         array = self.memory[place]
-        if isinstance(place, Param):
-            found = array[index] if array.size else np.zeros(index.shape, array.dtype)
-        elif place.space == "team":
-            found = array[self.rows, index]
-        else:
+        if isinstance(place, Local) and place.space == "member":
             found = array[self.rows, np.arange(self.width), index]
+        elif not array.size:
+            found = np.zeros(index.shape, array.dtype)
+        else:
+            at = (index,) if isinstance(place, Param) else (self.rows, index)
+            found = array[at]
+            self._watch(place, at, mask)
         return found.astype(value_dtype(place).numpy, copy=False)
+
+    def _numbers(self, rows: Array, columns: Array) -> Array:
+        """Numbers of iterations: the team's in the upper half."""
+        return ((rows.astype(np.int64) + self.first) << 32) + columns
+
+    def _watch(self, place: Place, at: tuple[Array, ...], mask: Array) -> None:
+        """Look for a race in elements that are read where the mask holds."""
+        if place not in self.races.writer and place not in self.races.owner:
+            return
+        shape = np.broadcast_shapes(mask.shape, at[-1].shape, (self.teams, 1))
+        where = np.nonzero(np.broadcast_to(mask, shape))
+        # Outside of spreads all members read; what they wrote inside is behind a barrier.
+        columns = where[1] if shape[1] > 1 else np.zeros_like(where[0])
+        parts = tuple(np.broadcast_to(a, shape)[where] for a in at)
+        self.races.read(place, parts, self._numbers(where[0], columns))
 
     def write(self, s: Write | Combine, mask: Array) -> None:
         place = s.place
@@ -162,6 +182,10 @@ class _Run:
         at: tuple[Array, ...] = (index,)
         if isinstance(place, Local):
             at = (where[0], where[1], index) if member else (where[0], index)
+        if not member:
+            columns = where[1] if chosen.shape[1] > 1 else np.zeros_like(where[0])
+            who = self._numbers(where[0], columns)
+            self.races.write(place, at, who, isinstance(s, Combine), array.shape)
         if isinstance(s, Combine):
             _UFUNCS[s.op].at(array, at, value)
         else:
@@ -197,20 +221,37 @@ class _Run:
 
     def enter(self, s: Spread | Fold | Scan, mask: Array) -> Array:
         """Give the iterations their numbers; returns the mask of those that there are."""
-        count = np.where(mask, self.value(s.count), 0)
+        self.races.spread()
+        outer = [self.value(e) for e in s.extents] if isinstance(s, Spread) else []
+        inner = self.value(s.count)
+        count = np.where(mask, inner, 0)
+        for extent in outer:
+            count = count * np.maximum(extent, 0)
         self.width = max(0, int(count.max(initial=0)))
-        self.values[s.var] = np.arange(self.width, dtype=np.int64)[None, :]
+        numbers = np.arange(self.width, dtype=np.int64)[None, :]
+        self.values[s.var] = numbers
+        if isinstance(s, Spread) and s.outer:
+            rest = numbers // np.maximum(inner, 1)
+            self.values[s.var] = numbers % np.maximum(inner, 1)
+            for v, extent in zip(reversed(s.outer), reversed(outer), strict=True):
+                self.values[v] = rest % np.maximum(extent, 1)
+                rest = rest // np.maximum(extent, 1)
         for t in self.made.locals:
             if t.space == "member":
                 shape = (self.teams, self.width, t.elements)
                 self.memory[t] = np.zeros(shape, t.dtype.numpy)
-        return np.asarray(self.values[s.var] < count)
+        return np.asarray(numbers < count)
 
     def spread(self, s: Spread, mask: Array) -> None:
         inside = self.enter(s, mask)
         if inside.any():
             self.body(s.body, inside)
+        self.leave()
+
+    def leave(self) -> None:
+        """A Spread, Fold or Scan ends: what it wrote is visible to all."""
         self.width = 1
+        self.races.spread()
 
     def fold(self, s: Fold | Scan, mask: Array) -> None:
         first = s.initial if isinstance(s, Scan) else s.identities
@@ -232,7 +273,7 @@ class _Run:
                     for n, v in enumerate(names):
                         self.values[v] = np.concatenate([c[n] for c in columns], axis=1)
                 self.body(s.then, inside)
-        self.width = 1
+        self.leave()
         for v, x in zip(s.totals if isinstance(s, Scan) else s.results, running, strict=True):
             self.values[v] = x
 

@@ -143,7 +143,9 @@ class _RoutinePrinter(_Printer):
                 self.line("} else {")
                 self.body(s.otherwise)
         elif isinstance(s, Spread):
-            self.line(f"spread {self.define([s.var])}, {self.expr(s.count)} {{")
+            pairs = zip((*s.outer, s.var), (*s.extents, s.count), strict=True)
+            over = "; ".join(f"{self.define([v])}, {self.expr(e)}" for v, e in pairs)
+            self.line(f"spread {over} {{")
             self.body(s.body)
         elif isinstance(s, (Fold, Scan)):
             self.fold(s)
@@ -213,12 +215,10 @@ class _RoutineParser(_Parser):
                 self.values[value] = self.expr()
                 continue
             word = self.take(kind="word")
-            reader = getattr(self, f"_{word}", None)
-            if word not in _WORDS or reader is None:
+            if word not in _WORDS:
                 self.position -= 1
                 self.wrong("a statement")
-            made = reader()
-            found.append(made)
+            found.append(getattr(self, f"_{word}")())
         return tuple(found)
 
     # --- pieces
@@ -333,11 +333,14 @@ class _RoutineParser(_Parser):
         return If(condition, then, otherwise)
 
     def _spread(self) -> Statement:
-        (made,) = self.define()
-        self.take(",")
-        count = self.expr()
+        names: list[Var] = []
+        counts: list[Expr] = []
+        while not names or self.accept(";"):
+            names += self.define()
+            self.take(",")
+            counts.append(self.expr())
         self.take("{")
-        return Spread(made, count, self.body())
+        return Spread(tuple(names[:-1]), tuple(counts[:-1]), names[-1], counts[-1], self.body())
 
     def _fold(self) -> Statement:
         return self.folding(False)

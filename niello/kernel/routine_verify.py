@@ -171,6 +171,10 @@ class _Checker:
         inner, own = set(known), set(cells)
         self.define([s.var], inner)
         if isinstance(s, Spread):
+            self.require(len(s.outer) == len(s.extents), "outer variables without extents", s)
+            for e in s.extents:
+                self.expr(e, known, int64)
+            self.define(s.outer, inner)
             self.body(s.body, inner, own)
         else:
             for x in s.body:

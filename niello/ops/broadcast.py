@@ -23,6 +23,7 @@ from niello.ops.movement import (
     apply,
     integers,
     same_shape,
+    sizes_tensor,
     tensor_of,
 )
 
@@ -110,8 +111,8 @@ class BroadcastTo(Movement):
 def broadcast_to(x: Tensor, shape: Any, *, name: str | None = None) -> Tensor:
     """`x` repeated along axes of size 1, and new leading ones, up to `shape`.
 
-    A size of -1 keeps that of `x`. Raises ShapeError when the shapes do not fit. As NumPy's
-    broadcast_to.
+    A size of -1 keeps that of `x`. Sizes may be tensors, as for `reshape`. Raises ShapeError when
+    the shapes do not fit. As NumPy's broadcast_to.
 
     Example:
         >>> import niello as nl
@@ -119,6 +120,11 @@ def broadcast_to(x: Tensor, shape: Any, *, name: str | None = None) -> Tensor:
         (4, None, 3)
     """
     tensor_of("broadcast_to", x)
+    by = sizes_tensor("broadcast_to", shape)
+    if by is not None:
+        from niello.ops.by_value import BroadcastBy, shaped
+
+        return shaped(BroadcastBy(), x, by, name=name)
     sizes = integers("broadcast_to", shape, "a size")
     if any(s < -1 for s in sizes):
         raise ShapeError(
@@ -314,13 +320,19 @@ class Tile(Movement):
 def tile(x: Tensor, multiples: Any, *, name: str | None = None) -> Tensor:
     """`x` repeated `multiples[i]` times along axis i, counted from the last axis.
 
-    Raises AttributeValueError for a negative number of times. As NumPy's tile.
+    Multiples may be tensors, as the sizes of `reshape`. Raises AttributeValueError for a negative
+    number of times. As NumPy's tile.
 
     Example:
         >>> import niello as nl
         >>> nl.tile(nl.Graph().placeholder((2, 3)), (2, 1)).shape
         (4, 3)
     """
+    by = sizes_tensor("tile", multiples)
+    if by is not None:
+        from niello.ops.by_value import TileBy, shaped
+
+        return shaped(TileBy(), x, by, name=name)
     times = integers("tile", multiples, "a multiple")
     if any(t < 0 for t in times):
         raise AttributeValueError(

@@ -1,7 +1,7 @@
 """Results whose size depends on values: non_zero, masked_select, unique.
 
 Niello compiles for sizes that are known. What these find is at the front of a result of a given
-size (by default large enough for everything), the rest is filled, and a count says how much there
+size (by default large enough for everything), the rest is filled, and a number says how much there
 is: as in JAX with size= and fill_value=.
 """
 
@@ -33,10 +33,10 @@ from niello.graph.tensor import Tensor
 from niello.ops.concat import concat, stack
 from niello.ops.coordinate import Coordinate
 from niello.ops.define import as_operand, cast_to, check_dtype
-from niello.ops.gather import ScatterReduce
 from niello.ops.indexing import gather
 from niello.ops.movement import apply, integer, tensor_of
 from niello.ops.scatter import scatter
+from niello.ops.search import SearchSorted
 from niello.ops.select import where
 
 
@@ -55,6 +55,13 @@ class TruePositions(Op):
 
     def infer(self, mask: TensorType) -> tuple[TensorType, ...]:
         check_dtype(self.name, mask.dtype, self.dtypes)
+        if mask.is_static and mask.elements >= 2**31:
+            raise ShapeError(
+                self.name,
+                "positions do not fit an int32",
+                received=str(mask),
+                advice="Take the tensor in parts",
+            )
         size = self.size if self.size >= 0 else mask.elements if mask.is_static else None
         return TensorType((size,), int32), TensorType((), int32)
 
@@ -72,11 +79,11 @@ class TruePositions(Op):
         total = flat.cast(int32).sum()
         if not count or not size:
             return graph.constant(-1, int32, shape=(size,)), total
-        place = functions()["cumsum"](flat.cast(int32), 0) - 1
-        numbers = graph.apply(Coordinate((count,), 0, int32))
-        op = ScatterReduce("max", 0, 0, "slices", (size,))
-        found = apply(op, numbers, where(flat, place, size))
-        return found.maximum(-1), total
+        # The n-th true element is where the running count reaches n.
+        running = functions()["cumulative_sum"](flat.cast(int32), axis=0)
+        wanted: Any = graph.apply(Coordinate((size,), 0, int32))
+        found = apply(SearchSorted(False, int32), running, wanted + 1)
+        return where(wanted < total, found, -1), total
 
     @classmethod
     def samples(cls) -> Sequence[Sample]:
@@ -159,7 +166,7 @@ class NonZero(NamedTuple):
     """Coordinates, and how many of them were found."""
 
     indices: Tensor
-    count: Tensor
+    number: Tensor
 
 
 @function
@@ -168,14 +175,14 @@ def non_zero(
 ) -> NonZero:
     """Coordinates of the elements that are not zero, in row-major order, and their number.
 
-    `indices` is int32[size, rank]; rows behind the first `count` hold `fill`. `size` defaults to
+    `indices` is int32[size, rank]; rows behind the first `number` hold `fill`. `size` defaults to
     the number of elements, which is always enough; when there are more than `size`, the first ones
-    are given, and `count` still counts all. In NumPy, `indices[:count]` is what argwhere gives.
+    are given, and `number` still counts all. In NumPy, `indices[:number]` is what argwhere gives.
 
     Example:
         >>> import niello as nl
         >>> found = nl.non_zero(nl.Graph().placeholder((3, 4)), size=5)
-        >>> found.indices.type, found.count.type
+        >>> found.indices.type, found.number.type
         (int32[5, 2], int32[])
     """
     op = TruePositions(_size("non_zero", size))
@@ -200,7 +207,7 @@ class Selected(NamedTuple):
     """Values, and how many of them were selected."""
 
     values: Tensor
-    count: Tensor
+    number: Tensor
 
 
 @function
@@ -210,15 +217,15 @@ def masked_select(
     """The elements of `x` where `mask` is true, in row-major order, and their number.
 
     Both broadcast. `values` is a vector of `size` elements (by default of as many as there are);
-    those behind the first `count` hold `fill`. When more than `size` are selected, the first ones
-    are given, and `count` still counts all. Gradients flow to what was selected. As PyTorch's
+    those behind the first `number` hold `fill`. When more than `size` are selected, the first ones
+    are given, and `number` still counts all. Gradients flow to what was selected. As PyTorch's
     masked_select and ONNX's Compress.
 
     Example:
         >>> import niello as nl
         >>> x = nl.Graph().placeholder((3, 4))
         >>> found = nl.masked_select(x, x > 0, size=5)
-        >>> found.values.type, found.count.type
+        >>> found.values.type, found.number.type
         (float32[5], int32[])
     """
     graph = tensor_of("masked_select", x).graph
@@ -244,7 +251,7 @@ class Unique(NamedTuple):
     indices: Tensor
     inverse: Tensor
     counts: Tensor
-    count: Tensor
+    number: Tensor
 
 
 @function
@@ -254,7 +261,7 @@ def unique(
     """The sorted distinct elements of `x`, and where they come from.
 
     `values`, `indices` (positions of first occurrences in the flat tensor) and `counts` have `size`
-    elements, by default as many as `x`. Behind the first `count` of them, `values` holds `fill`
+    elements, by default as many as `x`. Behind the first `number` of them, `values` holds `fill`
     (by default the smallest element), `indices` -1 and `counts` 0. `inverse` has the shape of `x`:
     `values[inverse]` is `x`, where `size` is large enough. All NaN count as one value, the last.
 
@@ -279,19 +286,19 @@ def unique(
     order = cast_to(functions()["argsort"](flat, 0), int32)
     ordered = gather(flat, order)
     starts = _starts(ordered)
-    group = functions()["cumsum"](starts.cast(int32), 0) - 1
+    group = functions()["cumulative_sum"](starts.cast(int32), axis=0) - 1
     inverse = scatter((number,), order, group).reshape_like(x)
-    places, count = x.graph.apply(TruePositions(length), starts)  # type: ignore[misc]
+    bounds, count = x.graph.apply(TruePositions(length + 1), starts)  # type: ignore[misc]
+    places, after = bounds[:-1], bounds[1:]
     valid = places >= 0
     first = gather(order, places)
     found = gather(ordered, places)
     rest = ordered[0] if fill is None else cast_to(as_operand("unique", x, fill), x.dtype)
-    ones = x.graph.constant(1, int32, shape=(number,))
     return Unique(
         where(valid, found, rest, name=name),
         where(valid, first, -1),
         inverse,
-        scatter((length,), group, ones, mode="add"),
+        where(valid, where(after < 0, number, after) - places, 0),
         count,
     )
 

@@ -13,11 +13,11 @@ from typing import Any
 from niello.core.dtypes import DType, bool_, int32
 from niello.core.errors import AttributeValueError, DTypeError, GraphError, ShapeError
 from niello.core.types import TensorType
-from niello.graph.control_flow import Call, If, Loop
+from niello.graph.control_flow import If, Loop
 from niello.graph.graph import GraphDefinition
 from niello.graph.opdef import Op, plain_function
 from niello.graph.operation import Operation
-from niello.graph.region import RegionGraph, building
+from niello.graph.region import RegionGraph, building, has_effect
 from niello.graph.structural import Constant
 from niello.graph.tensor import Tensor
 from niello.ops.cast import cast
@@ -69,10 +69,14 @@ def if_(
             received="nothing from " + ("then" if first_given is None else "otherwise"),
         )
     likes = [_like(a, b) for a, b in zip(_listed(first_given), _listed(second_given), strict=False)]
+    results = [
+        _results("if_", g, given, likes)
+        for g, given in ((first, first_given), (second, second_given))
+    ]
     captured = _share_captures([first, second])
     regions = [
-        g.finish([g.captured[t] for t in captured], _results("if_", g, given, likes))
-        for g, given in ((first, first_given), (second, second_given))
+        g.finish([g.captured[t] for t in captured], made)
+        for g, made in zip((first, second), results, strict=True)
     ]
     made = _append(graph, If(*regions), (_word(predicate), *captured), unique, [first, second])
     return made if first_given is None else _shaped(made.outputs, first_given)
@@ -111,7 +115,7 @@ def while_(
         >>> steps, _ = nl.while_(
         ...     [graph.constant(0), n],
         ...     lambda steps, n: n > 1,
-        ...     lambda steps, n: [steps + 1, nl.select(n % 2 == 0, n // 2, 3 * n + 1)],
+        ...     lambda steps, n: [steps + 1, nl.select(nl.equal(n % 2, 0), n // 2, 3 * n + 1)],
         ... )
         >>> graph.run({n: 6}, [steps])[steps].item()
         8
@@ -308,13 +312,20 @@ class _Plan:
                 word = condition.as_tensor(self.condition(*tested))
                 word = _word(condition.local(word))
             graphs.append(condition)
-        captured = _share_captures(graphs)
         self._check_count(given, whole)
         results = _results(self.asked, body, given, likes)
+        captured = _share_captures(graphs)
         made = [
             body.finish([index, *slices, *values, *(body.captured[t] for t in captured)], results)
         ]
         if condition is not None:
+            if any(map(has_effect, condition.operations)):
+                raise GraphError(
+                    self.asked,
+                    "a condition cannot assign variables",
+                    received=", ".join(o.name for o in condition.operations if has_effect(o)),
+                    advice="Assign them in the body",
+                )
             rest = [condition.captured[t] for t in captured]
             made.append(condition.finish([*tested, *rest], [word]))
         op = Loop(
@@ -361,9 +372,7 @@ def _parameters(region: RegionGraph, values: Sequence[Tensor]) -> list[Tensor]:
 
 # --- calls
 @plain_function
-def call(
-    symbol: str, inputs: Any, output_types: Any, *, name: str | None = None
-) -> list[Tensor]:
+def call(symbol: str, inputs: Any, output_types: Any, *, name: str | None = None) -> list[Tensor]:
     """The results of another computation, which is named `symbol` when the graph is compiled.
 
     `inputs` are tensors for its inputs, in order; `output_types` the types of its results. An
@@ -378,7 +387,8 @@ def call(
         >>> graph = nl.Graph()
         >>> a = graph.placeholder((2,), name="a")
         >>> (b,) = nl.call("square", [a], [nl.TensorType((2,))])
-        >>> graph.compile({a: (2,)}, [b], callables={"square": square}).run([[1.0, 3.0]])[0].tolist()
+        >>> executable = graph.compile({a: (2,)}, [b], callables={"square": square})
+        >>> executable.run([[1.0, 3.0]])[0].tolist()
         [1.0, 9.0]
     """
     listed = _listed(inputs)

@@ -38,8 +38,8 @@ def _matrices(asked: str, shape: Shape | None) -> None:
 @register
 @dataclass(frozen=True)
 class BandPart(Movement):
-    lower_: int | None  # diagonals kept below the main one; None: all
-    upper: int | None
+    below: int | None  # diagonals kept below the main one; None: all
+    above: int | None
     name: ClassVar[str] = "band_part"
     doc: ClassVar[str] = (
         "The matrices of the last two axes with zeros outside of a band of diagonals. As "
@@ -53,10 +53,10 @@ class BandPart(Movement):
     def reference(self, x: np.ndarray) -> np.ndarray:
         row, column = np.ogrid[: x.shape[-2], : x.shape[-1]]
         kept = np.ones(x.shape[-2:], bool)
-        if self.lower_ is not None:
-            kept &= row - column <= self.lower_
-        if self.upper is not None:
-            kept &= column - row <= self.upper
+        if self.below is not None:
+            kept &= row - column <= self.below
+        if self.above is not None:
+            kept &= column - row <= self.above
         return np.where(kept, x, np.zeros((), x.dtype))
 
     def grad(
@@ -65,26 +65,26 @@ class BandPart(Movement):
         return [apply(self, gradients[0])]
 
     def canonical(self, *inputs: Tensor) -> Tensor | None:
-        return inputs[0] if self.lower_ is None and self.upper is None else None
+        return inputs[0] if self.below is None and self.above is None else None
 
     def lower(self, k: Builder, output: int, index: Index, *inputs: Value) -> Expr:
         row, column = index[-2:]
         kept = []
-        if self.lower_ is not None:
-            kept.append(row - column <= self.lower_)
-        if self.upper is not None:
-            kept.append(column - row <= self.upper)
+        if self.below is not None:
+            kept.append(row - column <= self.below)
+        if self.above is not None:
+            kept.append(column - row <= self.above)
         return k.guarded(k.all_of(*kept), lambda: inputs[0](*index), 0)
 
     @classmethod
     def samples(cls) -> Sequence[Sample]:
         return [
-            sample(real(3, 4), lower_=0, upper=None),
-            sample(real(2, 4, 3), lower_=None, upper=0),
-            sample(real(4, 4), lower_=1, upper=1),
-            sample(real(4, 4), lower_=-1, upper=2),
-            sample(real(2, 2), lower_=None, upper=None),
-            sample(real(0, 3), lower_=0, upper=0),
+            sample(real(3, 4), below=0, above=None),
+            sample(real(2, 4, 3), below=None, above=0),
+            sample(real(4, 4), below=1, above=1),
+            sample(real(4, 4), below=-1, above=2),
+            sample(real(2, 2), below=None, above=None),
+            sample(real(0, 3), below=0, above=0),
         ]
 
 

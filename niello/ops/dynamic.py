@@ -27,7 +27,7 @@ class Dynamic(Op):
 
     A negative start counts from the end; then it is moved so that the window fits."""
 
-    traits: ClassVar[Trait] = Trait.NONE
+    traits: ClassVar[Trait] = Trait.LINEAR
     dtypes: ClassVar[tuple[DType, ...]] = ALL
 
     def check_starts(self, rank: int | None, starts: TensorType) -> None:
@@ -132,7 +132,7 @@ class DynamicSlice(Dynamic):
 @dataclass(frozen=True)
 class DynamicSliceLike(Dynamic):
     name: ClassVar[str] = "dynamic_slice_like"
-    traits: ClassVar[Trait] = Trait.SHAPE_ONLY
+    traits: ClassVar[Trait] = Trait.SHAPE_ONLY | Trait.LINEAR
     doc: ClassVar[str] = "dynamic_slice with the sizes of the third input."
 
     def infer(self, x: TensorType, starts: TensorType, like: TensorType) -> TensorType:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from niello.core.types import TensorType
 from niello.graph.opdef import (
     IndexBounds,
     Op,
+    Planes,
     Sample,
     Trait,
     indices,
@@ -69,6 +70,7 @@ class Gather(Indexing):
     batch_dims: int
     form: str
     name: ClassVar[str] = "gather"
+    traits: ClassVar[Trait] = Trait.LINEAR
     dtypes: ClassVar[tuple[DType, ...]] = ALL
     doc: ClassVar[str] = (
         "Slices, points or elements of the first input chosen by the second; negative indices "
@@ -157,7 +159,8 @@ class ScatterReduce(Indexing):
     )
 
     def infer(self, parts: TensorType, index: TensorType) -> TensorType:
-        check_dtype(self.name, parts.dtype, self.dtypes)
+        # Complex numbers are only added.
+        check_dtype(self.name, parts.dtype, self.dtypes if self.combine == "add" else NUMBERS)
         found = self.layout(len(self.shape), index)
         check_indices(self.name, self.shape, index, found)
         if found is not None and index.shape is not None:
@@ -180,7 +183,12 @@ class ScatterReduce(Indexing):
     ) -> Sequence[Tensor | None]:
         from niello.ops.scatter import combined_gradient
 
-        return [combined_gradient(self, gradients[0], *inputs, outputs[0]), None]
+        parts, index = inputs
+        return [combined_gradient(self, gradients[0], parts, index, outputs[0]), None]
+
+    def planes(self, *inputs: Any) -> Any:
+        parts, index = inputs
+        return Planes(apply(self, parts.real, index), apply(self, parts.imaginary, index))
 
     def gather(self, x: Tensor, index: Tensor) -> Tensor:
         """Parts of `x` at the places that this op combines into."""
@@ -237,9 +245,11 @@ class ScatterReduce(Indexing):
             *inputs: object, shape: tuple[int, ...], combine: str = "add", axis: int = 0,
             batch_dims: int = 0, form: str = "slices",
         ) -> Sample:  # fmt: skip
+            kinds = None if combine == "add" else NUMBERS
             return sample(
-                *inputs, combine=combine, axis=axis, batch_dims=batch_dims, form=form, shape=shape
-            )
+                *inputs, dtypes=kinds, combine=combine, axis=axis, batch_dims=batch_dims,
+                form=form, shape=shape,
+            )  # fmt: skip
 
         same = np.zeros(4, np.int32)
         away = real(4, 3, low=1, high=3)
@@ -286,7 +296,7 @@ class GatherGradient(Indexing):
     batch_dims: int
     form: str
     name: ClassVar[str] = "gather_gradient"
-    traits: ClassVar[Trait] = Trait.SHAPE_ONLY
+    traits: ClassVar[Trait] = Trait.SHAPE_ONLY | Trait.LINEAR
     dtypes: ClassVar[tuple[DType, ...]] = NUMBERS
     doc: ClassVar[str] = (
         "The first input added at the indices of the second to zeros in the shape of the third: "

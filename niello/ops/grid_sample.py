@@ -15,7 +15,8 @@ from niello.core.types import TensorType
 from niello.graph.opdef import Op, Sample, Trait, function, real, register, sample
 from niello.graph.tensor import Tensor
 from niello.ops.define import as_operand, check_dtype, half_as_float32
-from niello.ops.grid import MODES, PADDINGS, GridSample, Sampling
+from niello.ops.grid import GridSample
+from niello.ops.grid_positions import MODES, PADDINGS, Sampling
 from niello.ops.movement import apply, integers, tensor_of
 
 _MODES = {"bilinear": "linear", "trilinear": "linear", "bicubic": "cubic"}
@@ -74,6 +75,7 @@ def grid_sample(
         (1, 3, 4, 5)
     """
     where = as_operand("grid_sample", tensor_of("grid_sample", x), grid)
+    value = 0.0 if padding == "zeros" else value
     mode, padding = _MODES.get(mode, mode), _PADDINGS.get(padding, padding)
     _choice("mode", mode, MODES, tuple(_MODES))
     _choice("padding", padding, PADDINGS, tuple(_PADDINGS))

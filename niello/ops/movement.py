@@ -10,11 +10,11 @@ import operator
 from collections.abc import Iterable
 from typing import Any, ClassVar
 
-from niello.core.dtypes import ALL, DType, float32
+from niello.core.dtypes import ALL, DType, float32, int64
 from niello.core.errors import AttributeValueError, ShapeError
 from niello.core.shapes import normalise_axes, normalise_axis
 from niello.core.types import TensorType
-from niello.graph.opdef import Op, Trait
+from niello.graph.opdef import Op, Trait, functions
 from niello.graph.tensor import Tensor
 from niello.ops.define import cast_to, graph_of
 
@@ -111,3 +111,15 @@ def wide(x: Tensor) -> Tensor:
     Ops that decompose into several cast first and round once at the end, as their reference does.
     """
     return cast_to(x, float32) if x.dtype.is_half else x
+
+
+def sizes_tensor(asked: str, value: Any) -> Tensor | None:
+    """Sizes that are a tensor, or a list of which some are scalar tensors, as one vector; None for
+    plain integers."""
+    if isinstance(value, Tensor):
+        return value
+    if not isinstance(value, (list, tuple)) or not any(isinstance(v, Tensor) for v in value):
+        return None
+    graph = graph_of(asked, *value)
+    parts = [v.cast(int64) if isinstance(v, Tensor) else graph.constant(v, int64) for v in value]
+    return functions()["stack"]([p.reshape(()) for p in parts])  # type: ignore[no-any-return]

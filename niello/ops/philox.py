@@ -17,6 +17,7 @@ from niello.core.types import TensorType
 from niello.graph import opdef
 from niello.kernel.build import Builder, Value
 from niello.kernel.ir import Expr
+from niello.kernel.routine_build import RoutineBuilder
 from niello.ops.define import check_dtype
 
 STATE_WORDS = 6
@@ -95,7 +96,9 @@ def numpy_advance(state: np.ndarray, count: int) -> np.ndarray:
 
 
 # --- kernel expressions
-def _advanced(k: Builder, counter: list[Expr], low: Expr, high: Expr | None) -> list[Expr]:
+def advanced(
+    k: Builder | RoutineBuilder, counter: list[Expr], low: Expr, high: Expr | None
+) -> list[Expr]:
     """A 128-bit counter plus a number of one or two words."""
     result: list[Expr] = []
     carry: Expr | None = None
@@ -111,12 +114,9 @@ def _advanced(k: Builder, counter: list[Expr], low: Expr, high: Expr | None) -> 
     return result
 
 
-def word(k: Builder, state: Value, position: Expr, count: int) -> Expr:
-    """The word at `position` (int64, below `count`) of the stream of a state."""
-    block = position // 4
-    high = k.cast(k.shr(block, 32), uint32) if count > 4 << 32 else None
-    c = _advanced(k, [state(i) for i in range(4)], k.cast(block, uint32), high)
-    key = [state(4), state(5)]
+def block(k: Builder | RoutineBuilder, counter: list[Expr], key: list[Expr]) -> list[Expr]:
+    """The four words of the block of a counter."""
+    c = counter
     multipliers = [k.const(m, uint32) for m in MULTIPLIERS]
     for _ in range(ROUNDS):
         c = [
@@ -126,6 +126,15 @@ def word(k: Builder, state: Value, position: Expr, count: int) -> Expr:
             multipliers[0] * c[0],
         ]
         key = [x + step for x, step in zip(key, KEY_STEPS, strict=True)]
+    return c
+
+
+def word(k: Builder, state: Value, position: Expr, count: int) -> Expr:
+    """The word at `position` (int64, below `count`) of the stream of a state."""
+    number = position // 4
+    high = k.cast(k.shr(number, 32), uint32) if count > 4 << 32 else None
+    counter = advanced(k, [state(i) for i in range(4)], k.cast(number, uint32), high)
+    c = block(k, counter, [state(4), state(5)])
     lane = position % 4
     even = k.where(lane.eq(0), c[0], c[2])
     odd = k.where(lane.eq(1), c[1], c[3])
@@ -136,7 +145,7 @@ def advance(k: Builder, state: Value, index: Expr, count: int) -> Expr:
     """Word `index` of the state after `count` words of its stream."""
     blocks = -(-count // 4)
     high = k.const(blocks >> 32, uint32) if blocks >> 32 else None
-    moved = _advanced(k, [state(i) for i in range(4)], k.const(blocks, uint32), high)
+    moved = advanced(k, [state(i) for i in range(4)], k.const(blocks, uint32), high)
     result = state(index)
     for i, new in enumerate(moved):
         result = k.where(index.eq(i), new, result)

@@ -14,6 +14,7 @@ from niello.core.errors import AttributeValueError, DTypeError
 from niello.core.types import TensorType
 from niello.graph import opdef
 from niello.graph.opdef import Sample, Trait, real, register, sample
+from niello.graph.structural import Constant
 from niello.graph.tensor import Tensor
 from niello.ops.binary import maximum, minimum
 from niello.ops.comparison import equal
@@ -21,6 +22,7 @@ from niello.ops.conv import Convolution
 from niello.ops.convolve import make_settings
 from niello.ops.define import cast_to, check_dtype, graph_of, half_as_float32
 from niello.ops.matmul import matmul
+from niello.ops.pooling import check_layout
 from niello.ops.quantize import (
     Gradients,
     ScaledOp,
@@ -235,17 +237,35 @@ def integer_matmul(
     return found if name is None else call["identity"](found, name=name)  # type: ignore[no-any-return]
 
 
+def scaled(total: Tensor, *scales: Any) -> Tensor:
+    """A sum of products as float32 times its scales.
+
+    What is known is multiplied once; what is not, element by element, so that no kernel of its own
+    multiplies scales with each other.
+    """
+    known: Any = 1.0
+    value = cast_to(total, float32)
+    for s in scales:
+        s = np.asarray(s, np.float32) if isinstance(s, np.ndarray) else s
+        if isinstance(s, Tensor) and not isinstance(s.operation.op, Constant):
+            value = value * s
+        else:
+            known = s if isinstance(known, float) and known == 1.0 else known * s
+    return value if isinstance(known, float) and known == 1.0 else value * known
+
+
 def finish_product(
-    total: Tensor, scale: Any, bias: Any, out_scale: Any, out_zero: Any, dtype: Any, name: Any
-) -> Tensor:
-    """An int32 sum of products with its bias and scale, as floats or quantized anew."""
+    total: Tensor, scales: Sequence[Any], bias: Any, out_scale: Any, out_zero: Any, dtype: Any,
+    name: Any,
+) -> Tensor:  # fmt: skip
+    """An int32 sum of products with its bias and scales, as floats or quantized anew."""
     if isinstance(bias, (Tensor, np.ndarray)):
         added = total.graph.as_tensor(bias)
         if added.dtype.is_integer:
             total, bias = total + cast_to(added, int32), None
         else:
             bias = added
-    value = cast_to(total, float32) * scale
+    value = scaled(total, *scales)
     if bias is not None:
         value = value + bias
     if out_scale is None:
@@ -282,9 +302,62 @@ def quantized_matmul(
         int8[8, 16]
     """
     total = integer_matmul(a, b, a_zero, b_zero)
-    graph = total.graph
-    scale = graph.as_tensor(a_scale, dtype=float32) * graph.as_tensor(b_scale, dtype=float32)
-    return finish_product(total, scale, bias, out_scale, out_zero, dtype, name)
+    return finish_product(total, (a_scale, b_scale), bias, out_scale, out_zero, dtype, name)
+
+
+@opdef.plain_function
+def integer_conv(
+    x: Any,
+    weights: Any,
+    x_zero: Any = None,
+    weights_zero: Any = None,
+    *,
+    strides: Any = 1,
+    dilations: Any = 1,
+    padding: Any = "valid",
+    groups: int = 1,
+    data_layout: str | None = None,
+    weights_layout: str | None = None,
+    name: str | None = None,
+) -> Tensor:
+    """The convolution of integers of up to 16 bits in int32, over one to three axes by their rank.
+
+    The sum of (x - x_zero) * (weights - weights_zero); padding adds nothing, sums wrap at 32 bits.
+    `weights_zero` is a number or one for each output channel. Source: ONNX ConvInteger. Raises
+    DTypeError for other operands.
+
+    Example:
+        >>> import niello as nl
+        >>> graph = nl.Graph()
+        >>> x = graph.placeholder((1, 3, 8, 8), nl.uint8)
+        >>> w = graph.placeholder((16, 3, 3, 3), nl.int8)
+        >>> nl.integer_conv(x, w, 128).type
+        int32[1, 16, 6, 6]
+    """
+    data, kernel = _whole("integer_conv", x), _whole("integer_conv", weights)
+    count = max(1, min(3, (data.rank or 4) - 2))
+    settings = make_settings(
+        "integer_conv", count, strides, dilations, padding, groups, data_layout, weights_layout
+    )
+    if x_zero is not None:
+        data = data - _along(data, x_zero, settings.data.channel, count)
+    if weights_zero is not None:
+        kernel = kernel - _along(data, weights_zero, settings.weights.letters.index("O"), count)
+    return data.graph.apply(Convolution(settings), data, kernel, name=name)  # type: ignore[return-value]
+
+
+def _along(like: Tensor, value: Any, axis: int, count: int) -> Any:
+    """A value for each channel, in the shape that broadcasts; small integers in int32."""
+    if value is None or isinstance(value, (int, float)):
+        return value
+    found = like.graph.as_tensor(value)
+    if found.dtype in SMALL:
+        found = cast_to(found, int32)
+    if found.rank != 1:
+        return found
+    shape = [1] * (count + 2)
+    shape[axis] = -1
+    return opdef.functions()["reshape"](found, shape)
 
 
 @opdef.plain_function
@@ -324,36 +397,12 @@ def quantized_conv(
         >>> nl.quantized_conv(x, w, 0.1, 0.02, x_zero=128, out_scale=0.5).type
         int8[1, 16, 6, 6]
     """
-    asked = "quantized_conv"
-    data, kernel = _whole(asked, x), _whole(asked, weights)
-    count = max(1, min(3, (data.rank or 4) - 2))
-    settings = make_settings(
-        asked, count, strides, dilations, padding, groups, data_layout, weights_layout
-    )
-    graph = data.graph
-
-    def along(value: Any, axis: int, kind: DType) -> Any:
-        """A value for each channel, in the shape that broadcasts."""
-        if value is None or isinstance(value, (int, float)):
-            return value
-        found = graph.as_tensor(value)
-        if found.dtype in SMALL:
-            found = cast_to(found, kind)
-        if found.rank != 1:
-            return found
-        shape = [1] * (count + 2)
-        shape[axis] = -1
-        return opdef.functions()["reshape"](found, shape)
-
-    outputs = settings.weights.letters.index("O")
-    if x_zero is not None:
-        data = data - along(x_zero, settings.data.channel, int32)
-    if weights_zero is not None:
-        kernel = kernel - along(weights_zero, outputs, int32)
-    total: Any = graph.apply(Convolution(settings), data, kernel)
-    channel = settings.data.channel
-    parts = [along(s, channel, float32) for s in (x_scale, weights_scale)]
-    scale = graph.as_tensor(parts[0], dtype=float32) * graph.as_tensor(parts[1], dtype=float32)
-    return finish_product(
-        total, scale, along(bias, channel, int32), out_scale, out_zero, dtype, name
-    )
+    total = integer_conv(
+        x, weights, x_zero, weights_zero, strides=strides, dilations=dilations, padding=padding,
+        groups=groups, data_layout=data_layout, weights_layout=weights_layout,
+    )  # fmt: skip
+    count = max(1, (total.rank or 4) - 2)
+    channel = check_layout("quantized_conv", count, data_layout).channel
+    scales = [_along(total, s, channel, count) for s in (x_scale, weights_scale)]
+    added = _along(total, bias, channel, count)
+    return finish_product(total, scales, added, out_scale, out_zero, dtype, name)

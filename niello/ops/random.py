@@ -36,6 +36,7 @@ from niello.ops.binary import add, multiply
 from niello.ops.cast import cast
 from niello.ops.define import cast_to, check_dtype
 from niello.ops.logical import bitwise_and, bitwise_right_shift
+from niello.ops.mtgp32 import Mtgp32Words, Mtgp32WordsLike, is_philox
 from niello.ops.philox import (
     STATE_TYPE,
     advance,
@@ -45,11 +46,14 @@ from niello.ops.philox import (
     random_state,
     word,
 )
+from niello.ops.philox_blocks import RandomUnit, RandomWords
 from niello.ops.quantile import normal_quantile
 from niello.ops.select import clamp, select
 from niello.ops.unary import cos, log, negative, sqrt
 
 Drawn = Tensor | tuple[Tensor, Tensor]
+# From so many words on it is faster to store them than to compute a block of four for each.
+STORED = 1 << 14
 _STATE = np.array([1, 2, 3, 4, 5, 6], np.uint32)
 _ABOUT_TO_CARRY = np.array([0xFFFFFFFF, 0xFFFFFFFF, 0xFFFFFFFF, 7, 5, 6], np.uint32)
 
@@ -121,7 +125,7 @@ class RandomBitsLike(Op):
 
     def decompose(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         state, like = inputs
-        static = RandomBits(self._shape(like.type.static_shape))
+        static = philox_bits(self._shape(like.type.static_shape))
         return state.graph.add(static, (state,)).outputs
 
     @classmethod
@@ -130,6 +134,11 @@ class RandomBitsLike(Op):
 
 
 # --- drawing
+def philox_bits(shape: tuple[int, ...]) -> Op:
+    """Words of Philox: each by itself, or stored where they are many."""
+    return RandomWords(shape) if elements(shape) >= STORED else RandomBits(shape)
+
+
 def _draw(
     asked: str,
     shape: Any,
@@ -139,6 +148,21 @@ def _draw(
     copies: int,
 ) -> tuple[Tensor, Tensor | None]:
     """Bits in `shape` (with a first axis unless copies is 0), and the state after, if asked for."""
+    start, wanted = _start(asked, shape, state, seed, graph)
+    if wanted is None:
+        like_op = RandomBitsLike if is_philox(start) else Mtgp32WordsLike
+        bits, after = start.graph.apply(like_op(copies), start, shape)
+    else:
+        full = (copies, *wanted) if copies else wanted
+        op = philox_bits(full) if is_philox(start) else Mtgp32Words(full)
+        bits, after = start.graph.apply(op, start)
+    return bits, (after if seed is None else None)
+
+
+def _start(
+    asked: str, shape: Any, state: Any, seed: int | None, graph: GraphDefinition | None
+) -> tuple[Tensor, tuple[int, ...] | None]:
+    """The state to draw from, and the shape wanted, where it is known now."""
     if (state is None) == (seed is None):
         raise AttributeValueError(
             asked,
@@ -152,13 +176,9 @@ def _draw(
             asked, "no graph to draw in", received=shape, advice="Pass graph= beside seed="
         )
     start = graph.constant(random_state(seed)) if seed is not None else graph.as_tensor(state)
-    if isinstance(shape, Tensor) and not shape.type.is_static:
-        bits, after = graph.apply(RandomBitsLike(copies), start, shape)
-    else:
-        wanted = shape.type.static_shape if isinstance(shape, Tensor) else _static(asked, shape)
-        full = (copies, *wanted) if copies else wanted
-        bits, after = graph.apply(RandomBits(full), start)
-    return bits, (after if seed is None else None)
+    if isinstance(shape, Tensor):
+        return start, shape.type.static_shape if shape.type.is_static else None
+    return start, _static(asked, shape)
 
 
 def _static(asked: str, shape: Any) -> tuple[int, ...]:
@@ -260,11 +280,18 @@ def random_uniform(
         float32[2, 3]
     """
     kind = _float_dtype("random_uniform", dtype)
-    bits, after = _draw("random_uniform", shape, state, seed, graph, _copies(kind))
-    values = _unit(bits, kind)
-    if not (
-        isinstance(low, (int, float)) and isinstance(high, (int, float)) and (low, high) == (0, 1)
-    ):
+    numbers = isinstance(low, (int, float)) and isinstance(high, (int, float))
+    start, wanted = _start("random_uniform", shape, state, seed, graph)
+    if wanted is not None and kind is not float64 and is_philox(start):
+        # Stored in any case, and so a block of four words at a time.
+        bounds = (float(low), float(high)) if numbers else (0.0, 1.0)
+        values, moved = start.graph.apply(RandomUnit(wanted, kind, *bounds), start)
+        after = moved if seed is None else None
+        low, high = (0, 1) if numbers else (low, high)
+    else:
+        bits, after = _draw("random_uniform", shape, state, seed, graph, _copies(kind))
+        values = _unit(bits, kind)
+    if not (numbers and (low, high) == (0, 1)):
         values = add(multiply(values, high - low), low)
     return _named(cast_to(values, kind), after, name)
 

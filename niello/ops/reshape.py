@@ -26,6 +26,7 @@ from niello.ops.movement import (
     integers,
     known_axes,
     known_axis,
+    sizes_tensor,
     tensor_of,
 )
 
@@ -155,8 +156,11 @@ class Reshape(Movement):
 def reshape(x: Tensor, shape: Any, *, name: str | None = None) -> Tensor:
     """The elements of `x`, in row-major order, with another shape.
 
-    One size may be -1: it takes what is left. Raises ShapeError when the number of elements would
-    change. As NumPy's and ONNX's Reshape.
+    One size may be -1: it takes what is left. Sizes may be an integer vector of the graph, or
+    scalars of it among the integers, whose values follow from constants and shapes of tensors.
+
+    Raises ShapeError when the number of elements would change, or sizes are not known when the
+    graph is compiled. As NumPy's and ONNX's Reshape.
 
     Example:
         >>> import niello as nl
@@ -165,6 +169,11 @@ def reshape(x: Tensor, shape: Any, *, name: str | None = None) -> Tensor:
         (3, 4)
     """
     tensor_of("reshape", x)
+    by = sizes_tensor("reshape", shape)
+    if by is not None:
+        from niello.ops.by_value import ReshapeBy, shaped
+
+        return shaped(ReshapeBy(), x, by, name=name)
     sizes = integers("reshape", shape, "a size")
     if any(s < -1 for s in sizes) or sizes.count(-1) > 1:
         raise ShapeError(

@@ -94,8 +94,9 @@ class Resizing(Op):
         ]
         steps = [(a, t) for a, t in found if not t.is_identity(x.type.static_shape[a])]
         together = math.prod(t.taps for _, t in steps) <= _MOST_TAPS
-        # What shrinks most comes first, when axes are resized one after the other.
-        steps.sort(key=lambda s: s[0] if together else s[1].index.shape[1] / max(1, x.shape[s[0]]))  # type: ignore[index,operator]
+        if not together:  # what shrinks most comes first
+            whole = x.type.static_shape
+            steps.sort(key=lambda s: s[1].index.shape[1] / max(1, whole[s[0]]))
         y = x
         for group in [steps] if together else [[s] for s in steps]:
             y = _resample(y, group)

@@ -10,7 +10,7 @@ Sums and products of floats may be taken in another order than from left to righ
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -38,107 +38,7 @@ from niello.kernel.ir import Expr, reduce_identity
 from niello.kernel.routine_build import Place, RoutineBuilder
 from niello.ops.define import cast_to, check_dtype, half_as_float32
 from niello.ops.movement import apply, integer, known_axis, tensor_of
-
-Parts = Sequence[Expr]
-BLOCK = 256  # columns of one team where the axis is not the last
-FEW_TEAMS = 32  # fewer teams than this take smaller blocks
-
-
-@dataclass(frozen=True)
-class Lines:
-    """An array as lines along an axis: `outer` blocks of `length` rows of `inner` elements."""
-
-    outer: int
-    length: int
-    inner: int
-
-    @classmethod
-    def of(cls, shape: Sequence[int], axis: int) -> Lines:
-        """The lines of a static shape."""
-        return cls(math.prod(shape[:axis]), shape[axis], math.prod(shape[axis + 1 :]))
-
-
-def scan_lines(
-    r: RoutineBuilder,
-    lines: Lines,
-    given: Callable[[Expr], tuple[Expr, ...]],
-    write: Callable[[Expr, Expr], None],
-    identities: Parts,
-    combine: Callable[[Parts, Parts], tuple[Expr, ...]],
-    result: int,
-    *,
-    exclusive: bool,
-    reverse: bool,
-) -> None:
-    """Statements of a scan along all lines: `given(offset)` are the terms of an element,
-    `write(offset, value)` sets component `result` of what they give together."""
-    if lines.outer * lines.inner * lines.length == 0:
-        return
-    if lines.inner == 1:
-        _scan_rows(r, lines, given, write, identities, combine, result, exclusive, reverse)
-    else:
-        _scan_columns(r, lines, given, write, identities, combine, result, exclusive, reverse)
-
-
-def _scan_rows(
-    r: RoutineBuilder,
-    lines: Lines,
-    given: Callable[[Expr], tuple[Expr, ...]],
-    write: Callable[[Expr, Expr], None],
-    identities: Parts,
-    combine: Callable[[Parts, Parts], tuple[Expr, ...]],
-    result: int,
-    exclusive: bool,
-    reverse: bool,
-) -> None:
-    """One team for each row; its members scan together."""
-    n = lines.length
-    start = r.teams(lines.outer) * n
-    r.members(members_for(n))
-
-    def offset(m: Expr) -> Expr:
-        return start + ((n - 1) - m if reverse else m)
-
-    def then(m: Expr, before: Parts, after: Parts) -> None:
-        write(offset(m), (before if exclusive else after)[result])
-
-    r.scan_by(n, lambda m: given(offset(m)), then, identities, combine)
-
-
-def _scan_columns(
-    r: RoutineBuilder,
-    lines: Lines,
-    given: Callable[[Expr], tuple[Expr, ...]],
-    write: Callable[[Expr, Expr], None],
-    identities: Parts,
-    combine: Callable[[Parts, Parts], tuple[Expr, ...]],
-    result: int,
-    exclusive: bool,
-    reverse: bool,
-) -> None:
-    """Members walk neighbouring lines side by side, so that memory is read in its order."""
-    n, inner = lines.length, lines.inner
-    block = BLOCK if lines.outer * -(-inner // BLOCK) >= FEW_TEAMS else BLOCK // 4
-    blocks = -(-inner // block)
-    team = r.teams(lines.outer * blocks)
-    r.members(members_for(min(block, inner)))
-    first = (team % blocks) * block
-    start = team // blocks * (n * inner) + first
-    with r.spread(r.min(r.index(block), inner - first)) as m:
-        running = [r.variable(e.dtype, e) for e in identities]
-        with r.loop(0, n) as i:
-            offset = start + ((n - 1) - i if reverse else i) * inner + m
-            terms = given(offset)
-            before = [v.get() for v in running]
-            after = combine(before, terms)
-            for v, value in zip(running, after, strict=True):
-                v.set(value)
-            write(offset, (before if exclusive else after)[result])
-
-
-def members_for(count: int) -> int:
-    """Threads of a team that works on so many things at a time."""
-    return min(256, max(32, 1 << (max(1, count) - 1).bit_length()))
+from niello.ops.scan_lines import Lines, Parts, scan_lines
 
 
 class Cumulative(Op):
@@ -195,10 +95,9 @@ class Cumulative(Op):
             r,
             lines,
             lambda at: (r.cast(r.read(x, at), dtype),),
-            lambda at, value: r.write(y, at, value),
+            lambda at, terms: r.write(y, at, terms[0]),
             (ir.const(self.identity(dtype), dtype),),
             lambda a, b: (self.together(a[0], b[0]),),
-            0,
             exclusive=self.exclusive,
             reverse=self.reverse,
         )
@@ -217,7 +116,7 @@ class Cumulative(Op):
 
     @classmethod
     def samples(cls) -> Sequence[Sample]:
-        plain = {"exclusive": False, "reverse": False}
+        plain: dict[str, Any] = {"exclusive": False, "reverse": False}
         found = [
             sample(distinct(7), axis=0, **plain),
             sample(distinct(3, 5), axis=1, exclusive=True, reverse=False),
@@ -365,10 +264,27 @@ class CumulativeLogSumExp(Cumulative):
     def identity(self, dtype: DType) -> Any:
         return -math.inf
 
-    def together(self, a: Expr, b: Expr) -> Expr:
-        # Equal infinities have no difference.
-        distance = ir.fn("where", a.eq(b), 0.0, ir.fn("abs", a - b))
-        return ir.fn("max", a, b) + ir.fn("log1p", ir.fn("exp", -distance))
+    def routine(self, r: RoutineBuilder, *inputs: Place) -> None:
+        (x,), (y,) = inputs, r.outputs
+        dtype = element_types.compute_dtype(y.dtype)
+
+        def combine(a: Parts, b: Parts) -> tuple[Expr, ...]:
+            """Sums s exp(m) as pairs of m, the largest exponent, and s."""
+            (m, s), (n, t) = a, b
+            # Equal infinities have no difference.
+            share = r.exp(r.where(m.eq(n), 0.0, -r.abs(m - n)))
+            return r.max(m, n), r.where(m < n, s * share + t, s + t * share)
+
+        scan_lines(
+            r,
+            Lines.of(x.shape, known_axis(self.name, self.axis, len(x.shape))),
+            lambda at: (r.read(x, at), ir.const(1, dtype)),
+            lambda at, terms: r.write(y, at, terms[0] + r.log(terms[1])),
+            (ir.const(-math.inf, dtype), ir.const(0, dtype)),
+            combine,
+            exclusive=self.exclusive,
+            reverse=self.reverse,
+        )
 
     def grad(
         self, gradients: Sequence[Tensor], inputs: Sequence[Tensor], outputs: Sequence[Tensor]
@@ -429,10 +345,9 @@ class LinearRecurrence(Op):
             r,
             lines,
             lambda at: (r.read(a, at), r.read(b, at)),
-            lambda at, value: r.write(y, at, value),
+            lambda at, terms: r.write(y, at, terms[1]),
             (ir.const(1, dtype), ir.const(0, dtype)),
             lambda f, g: (f[0] * g[0], f[1] * g[0] + g[1]),
-            1,
             exclusive=self.exclusive,
             reverse=self.reverse,
         )
@@ -494,6 +409,7 @@ def cumulative_sum(
     that of `x`; bool counts as int32, other integers wrap. As ONNX CumSum and np.cumsum.
 
     Example:
+        >>> import niello as nl
         >>> graph = nl.Graph()
         >>> x = graph.constant([[1.0, 2.0], [3.0, 4.0]])
         >>> y = nl.cumulative_sum(x, axis=1)
@@ -515,6 +431,7 @@ def cumulative_prod(
     """Products of the elements up to each along `axis`; see `cumulative_sum`. As np.cumprod.
 
     Example:
+        >>> import niello as nl
         >>> graph = nl.Graph()
         >>> y = nl.cumulative_prod(graph.constant([1.0, 2.0, 3.0]), axis=0)
         >>> graph.run(targets=[y])[y].numpy().tolist()
@@ -538,6 +455,7 @@ def cumulative_min(
     np.minimum.accumulate.
 
     Example:
+        >>> import niello as nl
         >>> graph = nl.Graph()
         >>> y = nl.cumulative_min(graph.constant([2.0, 1.0, 3.0]), axis=0)
         >>> graph.run(targets=[y])[y].numpy().tolist()
@@ -561,6 +479,7 @@ def cumulative_max(
     np.maximum.accumulate.
 
     Example:
+        >>> import niello as nl
         >>> graph = nl.Graph()
         >>> y = nl.cumulative_max(graph.constant([2.0, 1.0, 3.0]), axis=0)
         >>> graph.run(targets=[y])[y].numpy().tolist()
@@ -583,6 +502,7 @@ def cumulative_logsumexp(
     See `cumulative_sum` for `exclusive` and `reverse`. As torch.logcumsumexp.
 
     Example:
+        >>> import niello as nl
         >>> graph = nl.Graph()
         >>> y = nl.cumulative_logsumexp(graph.constant([0.0, 0.0]), axis=0)
         >>> graph.run(targets=[y])[y].numpy().tolist()
@@ -608,6 +528,7 @@ def linear_recurrence(
     Applications", 1990), which also serves state space models.
 
     Example:
+        >>> import niello as nl
         >>> graph = nl.Graph()
         >>> a, b = graph.constant([0.5, 0.5, 0.5]), graph.constant([1.0, 1.0, 1.0])
         >>> h = nl.linear_recurrence(a, b, axis=0)

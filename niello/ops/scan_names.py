@@ -27,6 +27,7 @@ def cumsum(
     """Short name of `cumulative_sum`.
 
     Example:
+        >>> import niello as nl
         >>> graph = nl.Graph()
         >>> y = nl.cumsum(graph.constant([1.0, 2.0]), axis=0)
         >>> graph.run(targets=[y])[y].numpy().tolist()
@@ -47,6 +48,7 @@ def cumprod(
     """Short name of `cumulative_prod`.
 
     Example:
+        >>> import niello as nl
         >>> graph = nl.Graph()
         >>> y = nl.cumprod(graph.constant([2.0, 3.0]), axis=0)
         >>> graph.run(targets=[y])[y].numpy().tolist()
@@ -67,6 +69,7 @@ def cummin(
     """Short name of `cumulative_min`.
 
     Example:
+        >>> import niello as nl
         >>> graph = nl.Graph()
         >>> y = nl.cummin(graph.constant([2.0, 3.0]), axis=0)
         >>> graph.run(targets=[y])[y].numpy().tolist()
@@ -87,6 +90,7 @@ def cummax(
     """Short name of `cumulative_max`.
 
     Example:
+        >>> import niello as nl
         >>> graph = nl.Graph()
         >>> y = nl.cummax(graph.constant([2.0, 1.0]), axis=0)
         >>> graph.run(targets=[y])[y].numpy().tolist()
@@ -107,6 +111,7 @@ def logcumsumexp(
     """Short name of `cumulative_logsumexp`.
 
     Example:
+        >>> import niello as nl
         >>> graph = nl.Graph()
         >>> y = nl.logcumsumexp(graph.constant([0.0, 0.0]), axis=0)
         >>> graph.run(targets=[y])[y].numpy().tolist()

@@ -12,11 +12,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from niello.core.dtypes import ALL, FLOATS, NUMBERS, DType, bool_, int32, int64
-from niello.core.errors import AttributeValueError, DTypeError
+from niello.core.dtypes import ALL, COMPLEX, FLOATS, NUMBERS, DType, bool_, int32, int64
+from niello.core.errors import AttributeValueError, DTypeError, UnsupportedOp
 from niello.core.types import TensorType
 from niello.graph.opdef import (
     IndexBounds,
+    Planes,
     Sample,
     function,
     indices,
@@ -64,7 +65,8 @@ class Scatter(Indexing):
 
     def infer(self, x: TensorType, index: TensorType, parts: TensorType) -> TensorType:
         if self.mode != "set":
-            check_dtype(self.name, x.dtype, FLOATS if self.mode == "div" else NUMBERS)
+            allowed = {"div": FLOATS, "add": (*NUMBERS, *COMPLEX), "sub": (*NUMBERS, *COMPLEX)}
+            check_dtype(self.name, x.dtype, allowed.get(self.mode, NUMBERS))
         if parts.dtype is not x.dtype:
             raise DTypeError(
                 self.name,
@@ -115,6 +117,20 @@ class Scatter(Indexing):
         if self.mode == "div":
             return [g / product, None, -self._gather(g * outputs[0], index) / parts]
         return [g * product, None, self._product_grad(g, x, index, parts)]
+
+    def planes(self, *inputs: Any) -> Any:
+        """Complex numbers are set, added and subtracted part by part."""
+        x, index, parts = inputs
+        if self.mode not in ("set", "add", "sub"):
+            raise UnsupportedOp(
+                self.name,
+                f"complex numbers are not scattered with mode {self.mode!r}",
+                received=self.mode,
+                advice="Use set, add or sub",
+            )
+        return Planes(
+            apply(self, x.real, index, parts.real), apply(self, x.imaginary, index, parts.imaginary)
+        )
 
     def _gather(self, x: Tensor, index: Tensor) -> Tensor:
         return apply(Gather(self.axis, self.batch_dims, self.form), x, index)
@@ -194,7 +210,8 @@ class Scatter(Indexing):
         points = np.array([[0, 1], [-2, 1], [1, -3], [2, 0]], np.int32)
         away = real(4, 3, low=1, high=3)
         return [
-            one("set", real(5, 3), twice, real(4, 3), dtypes=ALL),
+            one("set", real(5, 3), twice, real(4, 3), dtypes=(*ALL, *COMPLEX)),
+            one("sub", real(5, 3), twice, real(4, 3), dtypes=COMPLEX),
             *(one(mode, real(3, 3, low=1, high=3), twice, away) for mode in MODES[1:]),
             one("set", real(5, 2), OUTSIDE, real(3, 2, 2)),
             one("set", real(2, 4, 3), twice, real(2, 4, 3), axis=1),
@@ -358,7 +375,7 @@ def _scatter(
         if found is not None:  # one number for all places
             wanted = found.parts_shape(x.type.static_shape, index.type.static_shape)
             parts = parts.broadcast_to(wanted) if wanted else parts
-    return apply(Scatter(mode, where, batch, form), x, index, cast_to(parts, x.dtype), name=name)
+    return apply(Scatter(mode, where, batch, form), x, index, parts, name=name)
 
 
 @function

@@ -24,6 +24,7 @@ from niello.ops.movement import (
     integer,
     integers,
     known_axis,
+    sizes_tensor,
     tensor_of,
     zeros_like,
 )
@@ -213,6 +214,7 @@ def slice(
 
     Bounds mean what they mean in Python: negative ones count from the end, None leaves a side open,
     positions outside are cut off; strides may be negative. `axes` defaults to the first ones.
+    Bounds may be tensors, as the sizes of `reshape` (`dynamic_slice` takes any start).
     Raises AttributeValueError for a stride of 0 and ShapeError for unknown axes. As ONNX Slice.
 
     Example:
@@ -220,6 +222,11 @@ def slice(
         >>> nl.slice(nl.Graph().placeholder((5, 4)), [4], [None], [-2], axes=[0]).shape
         (3, 4)
     """
+    bounds = [sizes_tensor("slice", b) for b in (starts, ends, strides)]
+    if any(b is not None for b in bounds):
+        from niello.ops.by_value import slice_by
+
+        return slice_by(x, [starts, ends, strides], bounds, axes, name)
     w = window("slice", starts, ends, strides, axes, tensor_of("slice", x).rank)
     return take(x, w, name=name)
 

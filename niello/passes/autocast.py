@@ -20,7 +20,7 @@ from niello.graph import opdef
 from niello.graph.graph import GraphDefinition
 from niello.graph.opdef import Trait, registry
 from niello.graph.operation import Operation
-from niello.graph.region import RegionOp
+from niello.graph.region import every_operation
 from niello.graph.tensor import Tensor
 from niello.passes.computation import Computation, Rebuild, is_pure
 
@@ -94,8 +94,7 @@ class Autocast:
         """Raises GraphError when an operation that is named is not in the graph."""
         if not self.operations:
             return
-        nested = (i.name for o in graph.operations if isinstance(o.op, RegionOp) for i in o.op.operations())
-        known = {*(o.name for o in graph.operations), *nested}
+        known = {o.name for o in every_operation(graph)}
         missing = [n for n, _ in self.operations if n not in known]
         if missing:
             raise GraphError(

@@ -89,7 +89,6 @@ class Rebuild:
             tuple(new for old in self.source.operations for new in self.operations[old]),
         )
 
-
     def _visited(
         self, visit: Visit, operation: Operation, inputs: tuple[Tensor, ...]
     ) -> Sequence[Tensor] | None:

@@ -83,9 +83,7 @@ class Control:
         if trips == 1 and op.condition is None:
             return _once(rebuild, operation, op, inputs)
         parts, inside = op.parts(inputs), op.body_parts()
-        unchanged = [
-            i for i, p in enumerate(inside.carried) if op.body.results[i] is p
-        ]
+        unchanged = [i for i, p in enumerate(inside.carried) if op.body.results[i] is p]
         outputs = operation.outputs
         stacked = [i for i in range(op.stacked) if outputs[op.carried + i] in used]
         carried = _live(op, [outputs[i] in used for i in range(op.carried)], stacked, unchanged)
@@ -156,6 +154,10 @@ class _Body:
             p.operation: t.operation.op for t, p in taken if isinstance(t.operation.op, Constant)
         }
         source = Computation(region.graph, region.parameters, tuple(results), region.effects)
+        first: dict[Tensor, Tensor] = {}  # of the parameters that hold one value
+        for t, p in sorted(taken, key=lambda pair: pair[1].operation.number):
+            first.setdefault(t, p)
+        again = {p.operation: first[t] for t, p in taken if first[t] is not p}
 
         def visit(
             rebuild: Rebuild, operation: Operation, inputs: tuple[Tensor, ...]
@@ -163,15 +165,15 @@ class _Body:
             known = constants.get(operation)
             if known is not None:
                 return rebuild.copy(operation, (), known).outputs
+            if operation in again:
+                return [rebuild.tensors[again[operation]]]
             return None if hoist is None else hoist.visit(rebuild, operation)
 
         made = Rebuild(source)
         self.region = region_of(made.run(visit))
         self.graph = self.region.graph
         self.lead = [made.tensors[p] for p in lead]
-        self.taken = {
-            t: made.tensors[p] for t, p in taken if p.operation not in constants
-        }
+        self.taken = {t: made.tensors[p] for t, p in taken if p.operation not in constants}
         if hoist is not None:
             self.taken.update(hoist.taken)
 

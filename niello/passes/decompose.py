@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from niello.graph.operation import Operation
-from niello.graph.region import RegionOp
+from niello.graph.region import RegionOp, needed
 from niello.graph.tensor import Tensor
 from niello.passes.computation import Computation, Rebuild
 
@@ -23,7 +23,7 @@ class Decompose:
 
 def _composite(operation: Operation) -> bool:
     if isinstance(operation.op, RegionOp):
-        return any(map(_composite, operation.op.operations()))
+        return any(_composite(o) for r in operation.op.regions for o in needed(r))
     return operation.op.has_decompose() and not operation.op.has_lower()
 
 

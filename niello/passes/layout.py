@@ -18,8 +18,6 @@ from niello.graph.tensor import Tensor
 from niello.ops.broadcast import BroadcastTo
 from niello.ops.concat import Concat
 from niello.ops.conv import (
-    Convolution,
-    ConvolutionDataGradient,
     ConvolutionOp,
     ConvolutionWeightsGradient,
 )
@@ -97,12 +95,12 @@ class _Regions:
             for o in self.crossings
             if o in needed and not _is_constant(o.inputs[0])
         )
-        return 0 < work and crossing <= _MOST_CROSSING * work
+        return work > 0 and crossing <= _MOST_CROSSING * work
 
     # --- tensors in both orders
 
     def _first(self, made: Tensor) -> Tensor:
-        """A tensor with channels last in the order that others expect; it vanishes if nobody does."""
+        """A tensor with channels last in the order that others expect (nobody, perhaps)."""
         rank = len(made.type.static_shape)
         plain = self._in_order(made, (0, rank - 1, *range(1, rank - 1)))
         self.last[plain] = made
@@ -153,7 +151,7 @@ class _Regions:
             weights = _apply(Transpose(tuple(map(letters.index, wanted))), [weights])
             settings = dataclasses.replace(settings, weights=WeightsLayout(wanted))
         operands = [self._with_last(x, rank), weights, *(self._with_last(t, rank) for t in like)]
-        made = _apply(dataclasses.replace(op, settings=settings), operands)
+        made = _apply(dataclasses.replace(op, settings=settings), operands)  # type: ignore[type-var]
         self.convolutions.append(made.operation)
         return [self._first(made)]
 
@@ -176,8 +174,7 @@ class _Regions:
         return changed, [self._with_last(t, rank) for t in inputs]
 
     def _reduced(self, operation: Operation, op: Reduction, operands: list[Tensor]) -> list[Tensor]:
-        """A reduction that drops axes: the others keep their order only if channels are among those
-        dropped, or all that lie behind them."""
+        """A reduction that drops axes, which leaves the others in the order that they had."""
         kept = dataclasses.replace(op, keepdims=True)  # type: ignore[type-var]
         found = self._first(_apply(kept, operands))
         return [_apply(Reshape(operation.outputs[0].type.static_shape), [found])]

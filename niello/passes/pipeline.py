@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from niello.core.types import TensorType
+from niello.passes.absorb import Absorb
 from niello.passes.canonicalise import Canonicalise
 from niello.passes.computation import Computation
 from niello.passes.control import Control
@@ -19,20 +20,28 @@ Pass = Callable[[Computation], Computation]
 
 
 def optimising(
-    types: Sequence[TensorType], autocast: Pass | None = None, checks: Pass | None = None
+    types: Sequence[TensorType],
+    autocast: Pass | None = None,
+    checks: Pass | None = None,
+    layout: Pass | None = None,
+    integers: Pass | None = None,
 ) -> tuple[Pass, ...]:
     """The default pipeline for inputs of the given static types."""
     return (
         Unite(),  # by the identity of bodies, which every other pass rebuilds
         Specialise(tuple(types)),  # everything after needs known shapes
         *_asked(checks),  # while operations are those that the user wrote
+        *_asked(integers),  # while quantization is still an operation
         Decompose(),  # only primitives from here on
         SplitComplex(),  # and only real tensors
+        *_before_halves(autocast),
         *_asked(autocast),  # before folding, which then casts constants at compile time
         Fold(),  # shapes and scalars become constants, which canonical forms look for
         Control(),  # branches and loops whose predicates and counts are known now
+        *_asked(layout),  # among constants that are known, and before its transposes cancel
         Canonicalise(),  # x * 1, reshape of reshape ...
         Share(),  # after canonical forms, more is equal
+        Absorb(),  # batch normalisation: what is constant by now goes into constant weights
         Fold(),  # canonical forms expose further constants
         Control(),  # which may be predicates and counts
     )
@@ -51,6 +60,13 @@ def plain(
         SplitComplex(),
         *_asked(autocast),
     )
+
+
+def _before_halves(autocast: Pass | None) -> tuple[Pass, ...]:
+    """Absorbing needs float32 products; where operations are chosen by name, names must stay."""
+    if autocast is None or getattr(autocast, "operations", ()):
+        return ()
+    return (Fold(), Absorb())
 
 
 def _asked(given: Pass | None) -> tuple[Pass, ...]:

@@ -29,6 +29,9 @@ class Specialise:
         ) -> Sequence[Tensor] | None:
             if operation in bound:
                 return rebuild.copy(operation, (), bound[operation]).outputs
+            if operation.op.value_inputs:
+                with rebuild.graph.control_dependencies(rebuild.controls(operation)):
+                    return [operation.op.decompose(*inputs)]  # type: ignore[list-item]
             made = rebuild.copy(operation, inputs, _inside(operation, inputs))
             for t in made.outputs:
                 if not t.type.is_static:

@@ -17,10 +17,12 @@ from niello.core.errors import UnsupportedOp
 from niello.core.types import TensorType
 from niello.graph.opdef import Planes, Trait, functions
 from niello.graph.operation import Operation
+from niello.graph.region import RegionOp, needed
 from niello.graph.structural import Constant, Placeholder, VariableOp
 from niello.graph.tensor import Tensor
 from niello.passes.computation import Computation, Rebuild
 from niello.passes.decompose import Decompose
+from niello.passes.regions import mapped
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,9 @@ class SplitComplex:
 
 
 def _is_complex(operation: Operation) -> bool:
+    op = operation.op
+    if isinstance(op, RegionOp) and any(_is_complex(o) for r in op.regions for o in needed(r)):
+        return True
     return any(t.dtype.is_complex for t in (*operation.inputs, *operation.outputs))
 
 
@@ -55,12 +60,15 @@ def as_border(array: np.ndarray) -> np.ndarray:
 
 def joined(z: Planes) -> Tensor:
     """The real tensor that stands for a complex one at the border."""
+    if z.pairs is not None:
+        return z.pairs
     return functions()["stack"]([z.real, z.imaginary], axis=-1)  # type: ignore[no-any-return]
 
 
 def parted(tensor: Tensor) -> Planes:
     """The planes of the tensor that stands for a complex one."""
-    return Planes(tensor[..., 0], tensor[..., 1])
+    real, imaginary = functions()["unstack"](tensor, axis=-1)
+    return Planes(real, imaginary, tensor)
 
 
 class _Split:
@@ -130,6 +138,8 @@ class _Split:
             op = Placeholder(border_type(op.type))
         elif isinstance(op, VariableOp):
             op = VariableOp(border_type(op.type), op.variable)
+        elif isinstance(op, RegionOp):  # what a region takes and gives crosses its border alike
+            op = mapped(op, SplitComplex())
         inputs = [self._border(t) for t in operation.inputs]
         outputs = self.rebuild.copy(operation, inputs, op).outputs
         planes: list[Tensor | Planes] = []

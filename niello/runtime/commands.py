@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from niello.kernel.ir import Kernel
-from niello.kernel.routine import Routine
+    from niello.kernel.routine import Routine
 
 
 class Space(enum.Enum):

@@ -25,6 +25,8 @@ class Limits:
     shared_bytes: int  # fast memory of one thread or workgroup: rows up to this size stay in it
     vector_bits: int
     buffer_alignment: int = 64  # bytes: intermediate results begin at multiples of it
+    channels_last: bool = False  # convolutions are faster where channels are the last axis
+    integers: bool = False  # contractions of 8-bit integers are faster than those of floats
 
 
 @dataclass(frozen=True)

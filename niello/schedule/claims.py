@@ -16,6 +16,7 @@ from niello.core.nodes import walk
 from niello.graph.tensor import Tensor
 from niello.kernel.bounds import affine
 from niello.kernel.ir import Cast, Contract, Expr, Fn, Kernel, Load, Range, Store
+from niello.kernel.routine import Routine
 from niello.runtime.commands import LibraryCall
 from niello.runtime.target import Claim
 from niello.schedule.access import Kind
@@ -171,7 +172,7 @@ class Epilogue:
         return True
 
 
-def the_contraction(kernel: Kernel) -> Contract | None:
+def the_contraction(kernel: Kernel | Routine) -> Contract | None:
     """The only contraction of a kernel with one plain store."""
     if len(kernel.stores) != 1 or kernel.stores[0].gate is not None:
         return None

@@ -181,9 +181,7 @@ def build_routine(name: str, operation: Operation) -> Lowered:
     params = [
         Param(slot, t.dtype, t.type.elements, slot >= len(read)) for slot, t in enumerate(tensors)
     ]
-    places = [
-        Place(p, t.type.static_shape) for p, t in zip(params, tensors, strict=True)
-    ]
+    places = [Place(p, t.type.static_shape) for p, t in zip(params, tensors, strict=True)]
     inputs = [places[read.index(t)] for t in operation.inputs]
     r = RoutineBuilder(name, inputs, places[len(read) :])
     operation.op.routine(r, *inputs)

@@ -62,7 +62,6 @@ class Step:
             if not p.written
         )
 
-
     @property
     def writes_variables(self) -> tuple[str, ...]:
         """Names of the variables that an effect assigns."""

@@ -150,9 +150,7 @@ class Frame:
     def _branch(self, base: int, place: Place, link: Link) -> Command:
         word, *captured = (place(t) for t in self.operation.inputs)
         outputs = [place(t) for t in self.operation.outputs]
-        bodies = [
-            link.commands(n, captured, outputs, {}, base + self.arena) for n in self.nested
-        ]
+        bodies = [link.commands(n, captured, outputs, {}, base + self.arena) for n in self.nested]
         return If(word, bodies[0], bodies[1], (self.operation.name,))
 
     def _loop(self, base: int, place: Place, move: Move, link: Link) -> list[Command]:
@@ -171,7 +169,7 @@ class Frame:
         arena = base + self.arena
         slices = self._rooms(base, self.slices, [t.type.bytes for t in op.body_parts().scanned])
         rows = self._rooms(base, self.rows, [t.type.bytes for t in op.body.results[op.carried :]])
-        body = [
+        body: list[Command] = [
             SliceCopy(place(t), s, counter, s.bytes, 0)
             for t, s in zip(parts.scanned, slices, strict=True)
             if s.bytes
@@ -234,8 +232,7 @@ def loop_body(operation: Operation, op: Repeat, plan: Plan) -> Nested:
     graph = op.body.graph
     names = _fresh(graph, operation.name, op.carried)
     variables = {
-        t.operation: VariableOp(t.type, name)
-        for t, name in zip(parts.carried, names, strict=True)
+        t.operation: VariableOp(t.type, name) for t, name in zip(parts.carried, names, strict=True)
     }
 
     def visit(
@@ -253,9 +250,7 @@ def loop_body(operation: Operation, op: Repeat, plan: Plan) -> Nested:
         for name, variable, value in zip(names, held, made.targets, strict=False)
         if value is not variable
     ]
-    body = Computation(
-        made.graph, kept, made.targets[op.carried :], (*made.operations, *assigned)
-    )
+    body = Computation(made.graph, kept, made.targets[op.carried :], (*made.operations, *assigned))
     return Nested(plan(body), names)
 
 

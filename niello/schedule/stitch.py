@@ -109,8 +109,10 @@ def _narrows(operation: Operation) -> bool:
 def _widens(operation: Operation) -> bool:
     """Makes a wider float of one half tensor."""
     made = operation.outputs[0].dtype
-    return len(operation.inputs) == 1 and operation.inputs[0].dtype.is_half and (
-        made.is_float and not made.is_half
+    return (
+        len(operation.inputs) == 1
+        and operation.inputs[0].dtype.is_half
+        and (made.is_float and not made.is_half)
     )
 
 

@@ -17,7 +17,7 @@ from niello.core.errors import BackendUnavailable, CompilerBug, CorruptFile, DTy
 from niello.core.types import TensorType
 from niello.passes import pipeline
 from niello.passes.computation import Computation
-from niello.runtime.commands import Dispatch, LibraryCall, Program
+from niello.runtime.commands import BufferRef, Dispatch, Fill, LibraryCall, Program, Space
 from niello.schedule.claims import Claims
 from niello.schedule.program import schedule
 
@@ -95,6 +95,25 @@ def test_other_epilogues_leave_the_product():
     made = program([a, b, c], [nl.gelu(nl.matmul(a, b) + c)])
     assert [type(x) for x in made.commands] == [LibraryCall, Dispatch]
     assert dict(calls(made)[0].attributes)["epilogue"] == ()
+
+
+def test_products_take_an_array_along():
+    a, b, c = product(nl.bfloat16)
+    z = a.graph.placeholder((64, 80), nl.bfloat16)
+    (call,) = calls(program([a, b, c, z], [(nl.matmul(a, b) + c + z).relu()]))
+    assert dict(call.attributes)["epilogue"] == ("add channel", "add full", "relu")
+    assert len(call.buffers) == 5
+
+
+def test_what_a_claim_leaves_is_computed_where_it_is_read():
+    """The mask after a product is no kernel of its own: both of its readers do it again."""
+    a, b, _ = product(nl.bfloat16, 512, 512, 512)
+    y = nl.cast(nl.matmul(a, b), nl.float32)
+    z = nl.where(y > 0.5, y, 0.0)
+    made = program([a, b], [nl.sum(z, axes=0), nl.exp(z)])
+    assert [type(c) for c in made.commands[:1]] == [LibraryCall]
+    sizes = [w.bytes for c in made.commands for w in c.writes]
+    assert sizes.count(512 * 512 * 4) == 1  # the result, and no mask beside it
 
 
 def test_integers_and_small_products_are_not_claimed():
@@ -250,7 +269,9 @@ def step(reads: list[tuple[int, int]], writes: list[tuple[int, int]], shares: st
     def places(spans: list[tuple[int, int]]):
         return tuple((Where(0, offset), size) for offset, size in spans)
 
-    return Step(lambda stream, handles: None, None, places(reads), places(writes), shares)
+    nothing = Fill(BufferRef(Space.ARENA, 0, 0, 0), b"\0")
+    kept = frozenset({shares} - {""})
+    return Step(lambda stream, handles: None, None, places(reads), places(writes), kept, nothing)
 
 
 def test_dependencies_are_those_of_memory():

@@ -124,7 +124,8 @@ static unsigned nl_float_to_bfloat16(float f) {
 static void nl_copy_16(unsigned* to, const unsigned short* from, long long at, bool is) {
   if (is) memcpy(to, from + at, 16); else memset(to, 0, 16);
 }
-static void nl_copies_done() {}
+static void nl_copies_close() {}
+static void nl_copies_wait(int) {}
 static const uint16_t* rows_of[1024];
 static uint16_t piece(int first, int row, int column) { return rows_of[first + row][column]; }
 static void nl_pieces_any(unsigned** out, const unsigned* row, bool turned) {
@@ -168,12 +169,12 @@ static void nl_mma_any(float** c, const unsigned* a, const unsigned* b, float (*
   }
   __syncthreads();
 }
-#define MMA(name, value) static void nl_mma_##name(                                      \\
-    float& c0, float& c1, float& c2, float& c3, unsigned a0, unsigned a1, unsigned a2,   \\
-    unsigned a3, unsigned b0, unsigned b1) {                                             \\
-  float* c[] = {&c0, &c1, &c2, &c3};                                                     \\
-  const unsigned a[] = {a0, a1, a2, a3}, b[] = {b0, b1};                                 \\
-  nl_mma_any(c, a, b, value);                                                            \\
+#define MMA(name, value) static void nl_mma_##name(                                      \
+    float& c0, float& c1, float& c2, float& c3, unsigned a0, unsigned a1, unsigned a2,   \
+    unsigned a3, unsigned b0, unsigned b1) {                                             \
+  float* c[] = {&c0, &c1, &c2, &c3};                                                     \
+  const unsigned a[] = {a0, a1, a2, a3}, b[] = {b0, b1};                                 \
+  nl_mma_any(c, a, b, value);                                                            \
 }
 MMA(bfloat16, from_bfloat16)
 MMA(float16, nl_float16_to_float)
@@ -181,7 +182,8 @@ MMA(float16, nl_float16_to_float)
 
 _NATIVE = (
     "nl_float16_to_float", "nl_float_to_float16", "nl_float_to_bfloat16", "nl_copy_16",
-    "nl_copies_done", "nl_pieces", "nl_pieces_turned", "nl_mma_bfloat16", "nl_mma_float16",
+    "nl_copies_close", "nl_copies_wait", "nl_pieces", "nl_pieces_turned",
+    "nl_mma_bfloat16", "nl_mma_float16",
 )  # fmt: skip
 
 
@@ -195,6 +197,7 @@ def _host_text(source: str, prefix: str) -> str:
     for name in _NATIVE:
         source = re.sub(rf"__device__ inline \w+ {name}\(.*?\n}}\n", "", source, flags=re.S)
     source = source.replace("#pragma unroll", "// unroll")
+    source = source.replace("extern __shared__ uint4 nl_room[]", "static uint4 nl_room[8192]")
     return re.sub(r"\b(k_\w+|k)\(", rf"{prefix}_\1(", source)
 
 

@@ -134,6 +134,18 @@ def contractions() -> list[Case]:
             lambda x, y, z: nl.matmul(nl.exp(x), y) + z,
             (3, m, k), (3, k, n), (3, m, n),
         )  # fmt: skip
+        found += _case(
+            f"turned_half{tag}",
+            lambda x, y: nl.matmul(nl.transpose(x, (1, 0)), nl.transpose(nl.relu(y), (1, 0))),
+            (k, m), (n, k), dtype=d.float16,
+        )  # fmt: skip
+    found += _case(
+        "conv_half",
+        lambda x, w: nl.conv2d(
+            x, w, padding="same", strides=2, data_layout="NHWC", weights_layout="OHWI"
+        ),
+        (2, 11, 13, 24), (40, 3, 3, 24), dtype=d.bfloat16,
+    )  # fmt: skip
     found += _case(
         "conv_nhwc",
         lambda x, w: nl.relu(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import cuda_on_host
@@ -11,7 +12,9 @@ import pytest
 from routine_cases import Case, case, cases, large_scratch, running_sums
 from test_gpu_wgsl import Adapter, adapter  # noqa: F401  (a fixture)
 
+from niello.backends.cuda.render import TARGET as CUDA
 from niello.backends.cuda.render import render as render_cuda
+from niello.backends.webgpu.render import TARGET
 from niello.backends.webgpu.render import render as render_wgsl
 from niello.core.dtypes import float32, float64
 from niello.core.errors import UnsupportedDtype
@@ -69,6 +72,23 @@ def test_large_scratch_goes_to_a_buffer() -> None:
     routine = case("large", large_scratch, [((2, 9000), float32)], [((2, 9000), float32)]).routine
     assert render_wgsl(routine).scratch == (-(-2 * 9000 * 4 // 256) * 256,)
     assert render_cuda(routine).scratch == ()
+
+
+def test_teams_take_turns_with_scratch_buffers(tmp_path: Path) -> None:
+    """The buffers are as large as the blocks that run at once need, not all teams."""
+    made = case("turns", large_scratch, [((7, 5000), float32)], [((7, 5000), float32)])
+    target = dataclasses.replace(TARGET, fill=3 * 256)
+    kernel = render_wgsl(made.routine, target)
+    assert kernel.launches[0].grid == (3, 1, 1)
+    assert kernel.scratch == (-(-3 * 5000 * 4 // 256) * 256,)
+    small = dataclasses.replace(CUDA, fill=3 * 256, shared_bytes=8 << 10)
+    if cuda_on_host.compiler() is None:
+        return
+    again = render_cuda(made.routine, small)
+    assert again.launches[0].grid == (3, 1, 1)
+    arrays = made.copies()
+    cuda_on_host.run(cuda_on_host.build([again], tmp_path), 0, again, arrays)
+    assert not list(gpu_cases.differences(made.routine, arrays, _expected(made)))
 
 
 def test_threads_agree_on_what_they_read() -> None:

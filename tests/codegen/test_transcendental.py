@@ -319,8 +319,9 @@ def test_only_primitive_functions_remain() -> None:
 
 
 # Operations but negation, which is part of the next one; a clamp is two. The hot loops of a GeLU,
-# a softmax or a sigmoid spend their time here: a larger number is a slower product.
-OPERATIONS = {"exp": 20, "tanh": 22, "erf": 25}
+# a softmax or a sigmoid spend their time here: a larger number is a slower product, unless it
+# shortens the chain of operations that wait for each other.
+OPERATIONS = {"exp": 20, "tanh": 21, "erf": 26}
 
 
 @pytest.mark.parametrize("name", OPERATIONS)

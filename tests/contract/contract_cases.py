@@ -67,7 +67,12 @@ class Case:
 
 def operations() -> list[str]:
     """Names of all ops that compute something."""
-    return sorted(n for n, cls in registry().items() if Trait.STRUCTURAL not in cls.traits)
+    return sorted(
+        n
+        for n, cls in registry().items()
+        # Shapes that are values have tests of their own (unit/test_shapes_by_value.py).
+        if Trait.STRUCTURAL not in cls.traits and not cls.value_inputs
+    )
 
 
 def cases(name: str, keep: Callable[[Sample, DType], bool] | None = None) -> Iterator[Case]:

@@ -44,7 +44,9 @@ def _read(case: Any, folder: Path) -> tuple[list[Any], list[Any]]:
     model = onnx.load(str(Path(case.model_dir) / "model.onnx"))
     found = []
     for kind, values in (("input", model.graph.input), ("output", model.graph.output)):
-        files = sorted(folder.glob(f"{kind}_*.pb"), key=lambda p: int(re.findall(r"\d+", p.stem)[-1]))
+        files = sorted(
+            folder.glob(f"{kind}_*.pb"), key=lambda p: int(re.findall(r"\d+", p.stem)[-1])
+        )
         found.append([_value(f, v.type) for f, v in zip(files, values, strict=False)])
     return found[0], found[1]
 

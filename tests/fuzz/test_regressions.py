@@ -87,3 +87,19 @@ def test_empty_variables_are_updated(device: str) -> None:
     y = v.split([1, 2])[0]
     found = graph.run({}, [y], [v.assign(v - y.sum())], device=device)[y]
     assert found.shape == (1, 0)
+
+
+@pytest.mark.parametrize("target", ["host", "avx2", "baseline"])
+def test_conditions_on_vectors_of_two_lanes(target):
+    """LLVM's reduction of a mask of two lanes lost terms of sums on AVX-512."""
+    graph = nl.Graph()
+    x = graph.placeholder((1, 24, 8, 2))
+
+    def folded(part):
+        return nl.fold(part, (3, 2, 4), (2, 1, 2), padding="same_lower", data_layout="NDHWC")
+
+    y = nl.stack([folded(x[..., 0]), folded(x[..., 1])], -1)
+    fed = np.random.default_rng(0).standard_normal((1, 24, 8, 2)).astype(np.float32)
+    run = graph.compile({x: x.type}, [y], device="cpu", options=nl.CompileOptions(target=target))
+    wanted = graph.run({x: fed}, [y], device="numpy")[y].numpy()
+    np.testing.assert_allclose(run.run([fed])[0].numpy(), wanted, rtol=1e-5, atol=1e-6)

@@ -127,9 +127,8 @@ def lower_products(r: RoutineBuilder, x: Place, y: Place) -> None:
         with r.when((m % 3).eq(1)):
             total.set(total.get() * 2.0)
             r.write(r.outputs[1], (team, m), r.cast(m, int32))
-        with r.otherwise():
-            with r.loop(m, -1, -2) as j:
-                total.set(total.get() - r.read(x, (team, j)))
+        with r.otherwise(), r.loop(m, -1, -2) as j:
+            total.set(total.get() - r.read(x, (team, j)))
         r.write(r.outputs[0], (team, m), total.get())
 
 
@@ -140,13 +139,12 @@ def odd_even_sort(r: RoutineBuilder, x: Place) -> None:
     held = r.local(x.dtype, n)
     with r.spread(n) as m:
         r.write(held, m, r.read(x, (row, m)))
-    with r.loop(0, n) as phase:
-        with r.spread(n // 2) as m:
-            first = m * 2 + phase % 2
-            with r.when(first + 1 < n):
-                a, b = r.read(held, first), r.read(held, first + 1)
-                r.write(held, first, r.min(a, b))
-                r.write(held, first + 1, r.max(a, b))
+    with r.loop(0, n) as phase, r.spread(n // 2) as m:
+        first = m * 2 + phase % 2
+        with r.when(first + 1 < n):
+            a, b = r.read(held, first), r.read(held, first + 1)
+            r.write(held, first, r.min(a, b))
+            r.write(held, first + 1, r.max(a, b))
     with r.spread(n) as m:
         r.write(r.outputs[0], (row, m), r.read(held, m))
 
@@ -247,6 +245,22 @@ def strides(r: RoutineBuilder, x: Place) -> None:
         r.write(r.outputs[1], (row, m * 2), total - 1.0)
 
 
+def complex_products(r: RoutineBuilder, x: Place, y: Place) -> None:
+    """Parts of numbers side by side, two and four at a time."""
+    n = x.shape[1]
+    row = r.teams(x.shape[0])
+    with r.spread(n) as m:
+        a, b = r.read(x, (row, m, 0)), r.read(x, (row, m, 1))
+        c, d = r.read(y, (row, m, 0)), r.read(y, (row, m, 1))
+        r.write(r.outputs[0], (row, m, 0), a * c - b * d)
+        r.write(r.outputs[0], (row, m, 1), a * d + b * c)
+    with r.spread(n // 2) as m:
+        at = row * (2 * n) + m * 4
+        parts = [r.read(x, at + i) for i in range(4)]
+        for i in range(4):
+            r.write(r.outputs[1], row * (4 * (n // 2)) + m * 4 + i, parts[3 - i])
+
+
 def mixed_types(r: RoutineBuilder, *inputs: Place) -> None:
     """Every dtype, read and written."""
     n = inputs[0].shape[0]
@@ -271,6 +285,17 @@ def large_scratch(r: RoutineBuilder, x: Place) -> None:
     total = r.reduce("add", n // 2, lambda m: r.read(held, m * 2))
     with r.spread(n) as m:
         r.write(r.outputs[0], (row, m), r.read(held, m) + r.exp(total / 1000.0))
+
+
+def outer_products(r: RoutineBuilder, x: Place, y: Place) -> None:
+    """Spreads over pairs and triples, whose counts a team decides."""
+    n = x.shape[1]
+    team = r.teams(x.shape[0])
+    size = n - team
+    with r.spread_over(size, n) as (i, j):
+        r.write(r.outputs[0], (team, i, j), r.read(x, (team, i)) * r.read(y, (team, j)))
+    with r.spread_over(2, 3, size) as (i, j, k):
+        r.write(r.outputs[1], (team, i, j, k), r.read(x, (team, k)) + r.cast(i * 3 + j, float32))
 
 
 def cases() -> list[Case]:
@@ -301,6 +326,21 @@ def cases() -> list[Case]:
         case("collatz", collatz, [((9,), int32)], [((9,), int32), ((45,), int32)]),
         case("strides", strides, [((3, 212), f)], [((3, 53), f), ((3, 106), f)]),
         case("strides_whole", strides, [((3, 256), f)], [((3, 64), f), ((3, 128), f)]),
+        case(
+            "outer",
+            outer_products,
+            [((3, 21), f)] * 2,
+            [((3, 21, 21), f), ((3, 2, 3, 21), f)],
+        ),
+        *(
+            case(
+                f"complex_{t.name}_{n}",
+                complex_products,
+                [((2, n, 2), t)] * 2,
+                [((2, n, 2), t), ((2, n // 2, 4), t)],
+            )
+            for t, n in ((f, 53), (f, 64), (int32, 9), (float16, 40))
+        ),
         case("large", large_scratch, [((2, 9000), f)], [((2, 9000), f)]),
     ]
     kinds = [bool_, int8, uint8, int32, uint32, int64]

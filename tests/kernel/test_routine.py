@@ -59,7 +59,7 @@ def test_running_sums() -> None:
 
 @pytest.mark.parametrize("name", ["odd_even_300", "insertion", "bitonic"])
 def test_sorts(name: str) -> None:
-    arrays, made = _result(name)
+    arrays, _ = _result(name)
     rows = {"odd_even_300": 2, "insertion": 53, "bitonic": 3}[name]
     x = arrays[0].reshape(rows, -1)
     np.testing.assert_array_equal(arrays[1].reshape(rows, -1), np.sort(x, axis=1))
@@ -163,6 +163,56 @@ def test_otherwise_follows_when() -> None:
         r.add(routine.Write(ir.Param(0, int64, 1, True), r.index(0), r.index(0)))
 
 
+def _races(build, match: str) -> None:
+    made = case("race", build, [ROW], [ROW])
+    verify(made.routine)
+    with pytest.raises(CompilerBug, match=match):
+        interpret(made.routine, made.copies())
+
+
+def test_iterations_do_not_read_what_another_one_wrote() -> None:
+    def build(r: RoutineBuilder, x: Place) -> None:
+        with r.spread(40) as m:
+            r.write(r.outputs[0], m, 1.0)
+            r.write(r.outputs[0], m + 40, r.read(r.outputs[0], 39 - m))
+
+    _races(build, "reads what another one wrote")
+
+
+def test_iterations_do_not_write_one_element() -> None:
+    def build(r: RoutineBuilder, x: Place) -> None:
+        with r.spread(40) as m:
+            r.write(r.outputs[0], m // 2, 1.0)
+
+    _races(build, "several iterations write one element")
+
+
+def test_teams_do_not_read_what_another_one_wrote() -> None:
+    def build(r: RoutineBuilder, x: Place) -> None:
+        team = r.teams(2)
+        with r.spread(40) as m:
+            r.write(r.outputs[0], team * 40 + m, 1.0)
+        with r.spread(40) as m:
+            r.write(r.outputs[0], team * 40 + m, r.read(r.outputs[0], m))
+
+    _races(build, "reads what another one wrote")
+
+
+def test_what_a_spread_wrote_is_read_after_it() -> None:
+    def build(r: RoutineBuilder, x: Place) -> None:
+        with r.spread(80) as m:
+            r.write(r.outputs[0], m, r.read(x, m))
+        with r.spread(80) as m:
+            r.write(r.outputs[0], m, r.read(r.outputs[0], m) * 2.0)
+        r.write(r.outputs[0], 0, r.read(r.outputs[0], 79))
+
+    made = case("ordered", build, [ROW], [ROW])
+    arrays = made.copies()
+    interpret(made.routine, arrays)
+    np.testing.assert_array_equal(arrays[1][1:], arrays[0][1:] * 2)
+    assert arrays[1][0] == arrays[0][79] * 2
+
+
 def test_indices_stay_inside() -> None:
     made = case("outside", lambda r, x: r.write(r.outputs[0], 80, 1.0), [ROW], [ROW])
     with pytest.raises(CompilerBug, match="outside the 80 elements"):
@@ -171,9 +221,10 @@ def test_indices_stay_inside() -> None:
 
 @pytest.mark.parametrize(
     ("change", "wanted"),
-    [(("spread", "scatter"), "a statement"), (("v1", "w1"), "expression|'\\('"), (("}", ""), "")],
+    [(("spread", "scatter"), "a statement"), (("v1", "w1"), "'\\('"), (("}\n}", "}"), "a word")],
 )
 def test_broken_text(change: tuple[str, str], wanted: str) -> None:
     text = print_kernel(next(c for c in ALL if c.name == "strides").routine)
+    assert change[0] in text.replace("  }", "}")
     with pytest.raises(CorruptFile, match=wanted):
-        parse_kernel(text.replace(*change, 1) if change[0] != "}" else text.replace("}", "", 1))
+        parse_kernel(text.replace("  }", "}").replace(*change, 1))

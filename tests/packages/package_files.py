@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import struct
+import subprocess
+import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -54,6 +56,19 @@ def batch() -> list[np.ndarray]:
     rng = np.random.default_rng(9)
     inputs = rng.normal(size=(16, 8)).astype(np.float32)
     return [inputs, np.eye(4, dtype=np.float32)[rng.integers(0, 4, 16)]]
+
+
+ROOT = Path(__file__).parents[2]
+
+
+def run_in_new_process(program: str, *arguments: object) -> str:
+    """What a Python program prints, in a process that shares nothing with this one."""
+    done = subprocess.run(
+        [sys.executable, "-c", program, *map(str, arguments)],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 # --- packages taken apart and put together again

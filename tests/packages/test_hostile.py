@@ -261,6 +261,7 @@ BAD_MANIFESTS = {
     "long number": outer(b"1" * 10_000),
     "not a number": outer(b"NaN"),
     "no content": b'{"format": 1}',
+    "no format": b'{"formal": 1, "sha256": "", "content": {}}',
     "format of text": b'{"format": "1", "sha256": "", "content": {}}',
     "format of many digits": b'{"format": ' + b"9" * 4000 + b', "sha256": "", "content": {}}',
 }

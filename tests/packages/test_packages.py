@@ -3,35 +3,31 @@
 from __future__ import annotations
 
 import dataclasses
-import errno
 import json
-import os
-import subprocess
-import sys
 import threading
 import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
-from package_files import batch, features, member_of, members, network, sealed, training, write
+from package_files import (
+    batch,
+    features,
+    member_of,
+    members,
+    network,
+    run_in_new_process,
+    sealed,
+    training,
+    write,
+)
 from safetensors.numpy import load as read_safetensors
 
 import niello as nl
+from niello import backends
+from niello.core.dtypes import BY_NAME
 from niello.core.errors import FeedError, GraphError, PackageError, Recompiled
 from niello.executable import compat
-
-ROOT = Path(__file__).parents[2]
-
-
-def run_in_new_process(program: str, *arguments: object) -> str:
-    """What a Python program prints, in a process that shares nothing with this one."""
-    done = subprocess.run(
-        [sys.executable, "-c", program, *map(str, arguments)],
-        cwd=ROOT, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    return done.stdout
 
 
 @pytest.fixture
@@ -167,6 +163,132 @@ def test_without_a_graph_there_is_only_machine_code(tmp_path: Path) -> None:
         _ = nl.load(path).graph
 
 
+OPTIONS = [
+    nl.CompileOptions(autocast=nl.bfloat16, threads=1),
+    nl.CompileOptions(autocast=nl.precision.Autocast(nl.float16, ops={"exp": "half"})),
+    nl.CompileOptions(optimise=False, tf32=True),
+]
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=["half", "record", "plain"])
+def test_options_come_back(tmp_path: Path, options: nl.CompileOptions) -> None:
+    graph, x, y = network()
+    made = graph.compile({x: (4, 8)}, [y], options=options)
+    made.save(tmp_path / "p.niello")
+    found = nl.load(tmp_path / "p.niello")
+    assert found.options == options
+    np.testing.assert_array_equal(
+        found.run([features()])[0].numpy(), made.run([features()])[0].numpy()
+    )
+    with pytest.warns(Recompiled):
+        assert nl.load(tmp_path / "p.niello", "numpy").options == options
+
+
+VALUES = [
+    None, True, 3, -1.5, float("inf"), float("-inf"), "text", b"bytes", nl.float16, (1, (2.0, "x")),
+    nl.TensorType((2, None)), nl.TensorType(None, nl.int8), nl.CompileOptions(threads=2),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("value", VALUES, ids=repr)
+def test_values_of_attributes_survive_json(value: object) -> None:
+    """What settings of library calls may hold."""
+    from niello.executable.package_values import decode, encode
+
+    text = json.dumps(encode(value), allow_nan=False)
+    found = decode(json.loads(text), object)
+    assert found == value and type(found) is type(value)
+
+
+@pytest.mark.parametrize("name", sorted(BY_NAME))
+def test_weights_of_every_element_type(tmp_path: Path, name: str) -> None:
+    kind = BY_NAME[name]
+    rng = np.random.default_rng(0)
+    graph = nl.Graph()
+    values = rng.integers(0, 2, (3, 7)).astype(kind.numpy)
+    large = rng.integers(0, 2, (5, 9)).astype(kind.numpy)
+    v = graph.variable(values, kind, name="v")
+    x = graph.placeholder((), name="x")
+    made = graph.compile({x: ()}, [v.read(), graph.constant(large, kind), x + 1.0])
+    made.save(tmp_path / "p.niello")
+    found = nl.load(tmp_path / "p.niello", verify=True)
+    results = [r.numpy() for r in found.run([np.float32(1)])[:2]]
+    for a, b in zip(results, (values, large), strict=True):
+        assert a.dtype == b.dtype and a.tobytes() == b.tobytes()
+    assert found.graph.variables[0].value.tobytes() == values.tobytes()
+
+
+def test_index_checks_come_along(tmp_path: Path) -> None:
+    graph = nl.Graph()
+    x, at = graph.placeholder((4,), name="x"), graph.placeholder((2,), nl.int32, name="at")
+    options = nl.CompileOptions(check_indices=True)
+    types = {x: (4,), at: nl.TensorType((2,), nl.int32)}
+    made = graph.compile(types, [nl.gather(x, at, axis=0)], options=options)
+    made.save(tmp_path / "p.niello")
+    values = np.arange(4, dtype=np.float32)
+    for found in (made, nl.load(tmp_path / "p.niello")):
+        assert found.run([values, np.int32([3, 1])])[0].tolist() == [3.0, 1.0]
+        with pytest.raises(nl.errors.IndexOutOfRange, match="axis of size 4"):
+            found.run([values, np.int32([0, 4])])
+
+
+# --- every back end
+RUNNING = [n for n in backends.names() if n == "webgpu" or backends.backend(n).runs]
+
+
+@pytest.mark.parametrize("device", RUNNING)
+def test_every_back_end_loads_its_own_code(tmp_path: Path, device: str) -> None:
+    """Training and lazy weights, without compiling anything."""
+    try:
+        opened = backends.device(device)
+    except nl.errors.BackendUnavailable as error:
+        pytest.skip(str(error))
+    graph, x, y = network()
+    made = graph.compile({x: (4, 8)}, [y], device=device)
+    path = tmp_path / "p.niello"
+    made.save(path)
+    expected = made.run([features()])[0].numpy()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(opened), "compile", lambda *a: pytest.fail("it was compiled"))
+        found = nl.load(path, device, weights="lazy")
+        np.testing.assert_array_equal(found.run([features()])[0].numpy(), expected)
+        found.purge_weights()
+        np.testing.assert_array_equal(found.run([features()])[0].numpy(), expected)
+    variable = nl.Graph()
+    v = variable.variable(np.zeros(3, np.float32), name="v")
+    step = variable.compile({}, [v + 0.0], [v.assign(v + 1.0)], device=device)
+    step.run([])
+    step.save(path)
+    again = nl.load(path, device)
+    again.run([])
+    assert again.graph.variables[0].value.tolist() == [2.0, 2.0, 2.0]
+
+
+@pytest.mark.parametrize("target", ["webgpu:portable", "cuda:sm_90"])
+def test_code_compiled_ahead_runs_where_the_device_is(tmp_path: Path, target: str) -> None:
+    name = target.partition(":")[0]
+    graph, x, y = network()
+    try:
+        made = graph.compile({x: (4, 8)}, [y], device=target)
+    except nl.errors.BackendUnavailable as error:
+        pytest.skip(str(error))
+    assert not made.runs_here
+    with pytest.raises(nl.errors.DeviceError, match="compiled ahead for another machine"):
+        made.run([features()])
+    made.save(tmp_path / "p.niello")
+    assert nl.Package(tmp_path / "p.niello").variants[0].code
+    try:
+        backends.device(name)
+    except nl.errors.BackendUnavailable:
+        with pytest.warns(Recompiled):  # the graph is compiled for what is here
+            found = nl.load(tmp_path / "p.niello")
+    else:
+        found = nl.load(tmp_path / "p.niello")
+        assert found.device.name == name
+    expected = graph.run({x: features()}, [y])[y].numpy()
+    np.testing.assert_allclose(found.run([features()])[0].numpy(), expected, rtol=1e-5)
+
+
 # --- appending
 def test_append_adds_targets_and_input_types(package: Path) -> None:
     before = members(package)
@@ -227,7 +349,7 @@ def test_mistakes_of_save(tmp_path: Path) -> None:
 PROGRAM = """
 import sys, numpy as np, niello as nl
 sys.path.insert(0, "tests/packages")
-from package_files import batch
+from package_files import run_in_new_process, batch
 step = nl.load(sys.argv[1], function="train")
 for _ in range(5):
     loss = step.run(batch())[0].item()
@@ -363,127 +485,6 @@ def test_a_package_that_was_packed_again_still_loads(package: Path, tmp_path: Pa
     )
 
 
-# --- verification
-def test_weights_are_hashed_once_for_each_file(
-    package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from niello.executable.package_store import Store
-
-    hashed: list[str] = []
-    digest = Store.digest
-    monkeypatch.setenv("NIELLO_CACHE", "1")
-    monkeypatch.setenv("NIELLO_CACHE_DIR", str(tmp_path / "cache"))
-    monkeypatch.setattr(Store, "digest", lambda s, n: (hashed.append(n), digest(s, n))[1])
-    nl.load(package)
-    assert len(hashed) == 1
-    nl.load(package)
-    assert len(hashed) == 1
-    nl.load(package, verify=True)
-    assert len(hashed) == 2
-    os.utime(package)  # it may have been written
-    nl.load(package)
-    assert len(hashed) == 3
-    nl.load(package, verify=False)
-    assert len(hashed) == 3
-
-
-def test_changed_weights_are_found(package: Path) -> None:
-    content = members(package)
-    name = member_of(content, "weights")
-    damaged = bytearray(content[name])
-    damaged[-5] ^= 1
-    path = write(package, {**content, name: bytes(damaged)})
-    for verify in ("once", True):
-        with pytest.raises(PackageError, match="was changed: its hash is another"):
-            nl.load(path, verify=verify)
-    with pytest.raises(PackageError, match="its hash is another"):
-        nl.Package(path, verify=False).verify()
-    nl.load(path, verify=False).run([features()])
-
-
-def test_options_of_load_are_checked(package: Path) -> None:
-    with pytest.raises(nl.errors.AttributeValueError, match="weights is one of"):
-        nl.load(package, weights="eager")
-    with pytest.raises(nl.errors.AttributeValueError, match="verify is"):
-        nl.load(package, verify="often")
-
-
-# --- writing
-def test_a_failed_write_leaves_the_old_package(
-    package: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    before = package.read_bytes()
-    graph, x, y = network()
-    made = graph.compile({x: (5, 8)}, [y])
-    for broken in ("fsync", "replace"):
-        with monkeypatch.context() as patch:
-            patch.setattr(os, broken, _full)
-            with pytest.raises(OSError, match="No space left"):
-                made.save(package, append=True)
-        assert package.read_bytes() == before
-        assert [p.name for p in package.parent.iterdir()] == [package.name]
-
-
-def _full(*arguments: object) -> None:
-    raise OSError(errno.ENOSPC, "No space left on device")
-
-
-FULL = """
-import resource, signal, sys, niello as nl
-sys.path.insert(0, "tests/packages")
-from package_files import network
-graph, x, y = network()
-made = graph.compile({x: (5, 8)}, [y])
-resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000))
-try:
-    made.save(sys.argv[1], append=len(sys.argv) > 2)
-except OSError as error:
-    print("refused", error.errno)
-"""
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="needs limits on file sizes")
-@pytest.mark.parametrize("append", [[], ["append"]])
-def test_a_full_disk_leaves_the_old_package(package: Path, append: list[str]) -> None:
-    before = package.read_bytes()
-    assert run_in_new_process(FULL, package, *append) == f"refused {errno.EFBIG}\n"
-    assert package.read_bytes() == before
-    assert [p.name for p in package.parent.iterdir()] == [package.name]
-
-
-def test_a_failed_write_leaves_the_old_directory(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    graph, x, y = network()
-    path = tmp_path / "p"
-    graph.compile({x: (4, 8)}, [y]).save(path, directory=True)
-    before = {p: p.read_bytes() for p in path.rglob("*") if p.is_file()}
-    replace, done = os.replace, []
-
-    def fail_at_the_manifest(source: object, target: object) -> None:
-        if str(target).endswith("manifest.json"):
-            _full()
-        done.append(target)
-        replace(source, target)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(os, "replace", fail_at_the_manifest)
-    with pytest.raises(OSError, match="No space left"):
-        graph.compile({x: (6, 8)}, [y]).save(path, append=True)
-    assert done, "new members come before the manifest"
-    assert {p: p.read_bytes() for p in path.rglob("*") if p.is_file()} == before
-    assert nl.load(path).input_types[0].shape == (4, 8)
-
-
-def test_a_directory_forgets_members_that_nothing_names(tmp_path: Path) -> None:
-    graph, x, y = network()
-    path = tmp_path / "p"
-    graph.compile({x: (4, 8)}, [y]).save(path, directory=True)
-    graph.compile({x: (6, 8)}, [y]).save(path, directory=True)
-    named = {e.name for e in nl.Package(path).manifest.files}
-    there = {p.relative_to(path).as_posix() for p in path.rglob("*") if p.is_file()}
-    assert there == {*named, "manifest.json"}
-
-
 # --- formats
 RELEASED = sorted((Path(__file__).parent / "released").glob("format*.niello"))
 
@@ -514,9 +515,7 @@ def test_a_later_format_says_so(package: Path) -> None:
     content = members(package)
     outer = json.loads(content["manifest.json"])
     path = write(package, {**content, "manifest.json": json.dumps({**outer, "format": 2}).encode()})
-    with pytest.raises(
-        PackageError, match=r"reads packages of format 1; received format 2.*Upd"
-    ):
+    with pytest.raises(PackageError, match=r"reads packages of format 1; received format 2.*Upd"):
         nl.load(path)
 
 

@@ -11,6 +11,7 @@ import niello as nl
 from niello.core.errors import CompilerBug, GraphError
 from niello.executable.compile import pipeline
 from niello.graph.graph import GraphDefinition
+from niello.graph.region import Region, RegionOp
 from niello.graph.tensor import Tensor
 from niello.graph.verify import RULES, acyclic, verify
 from niello.passes.computation import Computation
@@ -84,6 +85,31 @@ def refused_operands(graph: nl.Graph) -> None:
     graph.operation("add").inputs = (graph.operation("x").outputs[0],)
 
 
+def looped(graph: nl.Graph) -> Region:
+    w = graph.placeholder((2, 3), name="w")
+    nl.for_(2, graph.operation("x").outputs[0], lambda i, a: a.exp() + w, name="loop")
+    op = graph.operation("loop").op
+    assert isinstance(op, RegionOp)
+    return op.regions[0]
+
+
+def other_parameters(graph: nl.Graph) -> None:
+    looped(graph).parameters[-1].type = nl.TensorType((7,))
+
+
+def lost_parameter(graph: nl.Graph) -> None:
+    region = looped(graph)
+    region.parameters = (*region.parameters[:-1], region.parameters[1])
+
+
+def foreign_result(graph: nl.Graph) -> None:
+    looped(graph).results = (graph.operation("x").outputs[0],)
+
+
+def wrong_inside(graph: nl.Graph) -> None:
+    looped(graph).graph.operation("loop/body/exp").number = 77
+
+
 BREAKS: list[tuple[Callable[[nl.Graph], None], str]] = [
     (rename, "names_are_unique"),
     (foreign, "operands_come_first"),
@@ -97,6 +123,10 @@ BREAKS: list[tuple[Callable[[nl.Graph], None], str]] = [
     (other_variable, "variables_have_storage"),
     (writable, "constants_are_frozen"),
     (foreign_control, "controls_belong_here"),
+    (other_parameters, "regions_fit"),
+    (lost_parameter, "regions_fit"),
+    (foreign_result, "regions_fit"),
+    (wrong_inside, "regions_fit"),
 ]
 
 

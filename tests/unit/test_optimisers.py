@@ -85,6 +85,29 @@ def numpy_rmsprop(t, g, w, s, mean=None, velocity=None):
     return (w - RATE * velocity, s, *extra, velocity)
 
 
+def numpy_lion(t, g, w, m):
+    step = np.sign(0.9 * m + 0.1 * g) + WEIGHT_DECAY * w
+    return w - RATE * step, 0.8 * m + 0.2 * g
+
+
+def numpy_lamb(t, g, w, m, v):
+    m, v = 0.8 * m + 0.2 * g, 0.95 * v + 0.05 * g**2
+    step = (m / (1 - 0.8**t)) / (np.sqrt(v / (1 - 0.95**t)) + EPSILON) + WEIGHT_DECAY * w
+    return w - RATE * np.linalg.norm(w) / np.linalg.norm(step) * step, m, v
+
+
+def numpy_adagrad(t, g, w, s):
+    g = g + WEIGHT_DECAY * w
+    s = s + g**2
+    return w - RATE / (1 + (t - 1) * 0.1) * g / (np.sqrt(s) + EPSILON), s
+
+
+def numpy_adadelta(t, g, w, s, d):
+    s = 0.9 * s + 0.1 * g**2
+    step = np.sqrt(d + EPSILON) / np.sqrt(s + EPSILON) * g
+    return w - RATE * step, s, 0.9 * d + 0.1 * step**2
+
+
 def adam_like(function: Callable[..., tuple]) -> Callable[..., tuple]:
     def step(n, t, g, w, m, v, vmax=None):
         rates = (n(RATE), n(0.8), n(0.95), n(EPSILON))
@@ -116,6 +139,32 @@ CASES = {
         lambda n, t, g, w, s: nl.rmsprop(n(RATE), n(0.9), n(EPSILON), w, s, g),
         numpy_rmsprop,
         1,
+    ),
+    "lion": (
+        lambda n, t, g, w, m: nl.lion(
+            n(RATE), n(0.9), n(0.8), w, m, g, weight_decay=n(WEIGHT_DECAY)
+        ),
+        numpy_lion,
+        1,
+    ),
+    "lamb": (
+        lambda n, t, g, w, m, v: nl.lamb(
+            n(RATE), n(0.8), n(0.95), n(EPSILON), t, w, m, v, g, weight_decay=n(WEIGHT_DECAY)
+        ),
+        numpy_lamb,
+        2,
+    ),
+    "adagrad": (
+        lambda n, t, g, w, s: nl.adagrad(
+            n(RATE), n(EPSILON), w, s, g, step=t, rate_decay=n(0.1), weight_decay=n(WEIGHT_DECAY)
+        ),
+        numpy_adagrad,
+        1,
+    ),
+    "adadelta": (
+        lambda n, t, g, w, s, d: nl.adadelta(n(RATE), n(0.9), n(EPSILON), w, s, d, g),
+        numpy_adadelta,
+        2,
     ),
     "rmsprop centered": (
         lambda n, t, g, w, s, m: nl.rmsprop(n(RATE), n(0.9), n(EPSILON), w, s, g, mean=m),
@@ -165,3 +214,34 @@ def test_integers_are_refused() -> None:
     w = graph.placeholder((2,), nl.int32)
     with pytest.raises(TypeError, match="int32"):
         nl.sgd(0.1, w, w)
+
+
+def test_lamb_of_zeros_takes_a_plain_step() -> None:
+    graph = nl.Graph()
+    w, g = graph.placeholder((2,), nl.float64), graph.placeholder((2,), nl.float64)
+    made = nl.lamb(0.1, 0.9, 0.99, 1e-8, 1, w, w, w, g)
+    zero = np.zeros(2)
+    assert evaluate([made[0]], {w: zero, g: zero})[0].tolist() == [0, 0]
+    np.testing.assert_allclose(evaluate([made[0]], {w: zero, g: zero + 1})[0], -0.1)
+
+
+def test_adam_without_correction() -> None:
+    """An infinite step leaves the learning rate as the caller corrected it."""
+    graph = nl.Graph()
+    w, m, v, g = (graph.placeholder((1,), nl.float64) for _ in range(4))
+    one = np.ones(1)
+    made = nl.adam(0.1, 0.9, 0.99, 0.0, float("inf"), w, m, v, g)
+    assert np.isclose(evaluate([made[0]], {w: one, m: one, v: one, g: one})[0], 0.9)
+
+
+def test_conditioned_gradients() -> None:
+    graph = nl.Graph()
+    w, g = graph.constant([2.0, -3.0]), graph.constant([8.0, -0.5])
+    made = nl.condition_gradient(g, w, rescale=0.5, clip=(-1.0, 1.0), l1=0.1, l2=0.01)
+    np.testing.assert_allclose(evaluate([made])[0], [1 + 0.1 + 0.02, -0.25 - 0.1 - 0.03], 1e-6)
+    with pytest.raises(ValueError, match="need the value"):
+        nl.condition_gradient(g, l2=0.1)
+    clipped = nl.clip_by_global_norm([w, g * 0.0], 1.0)
+    np.testing.assert_allclose(evaluate(clipped)[0], np.array([2, -3]) / np.sqrt(13), 1e-6)
+    (same,) = nl.clip_by_global_norm([g], 100.0)
+    assert evaluate([same])[0].tolist() == [8.0, -0.5]

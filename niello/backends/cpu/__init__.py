@@ -45,6 +45,8 @@ BACKEND = Backend(
         workgroup_threads=1,
         shared_bytes=_ROW_BYTES,
         vector_bits=_vector_bits(),
+        channels_last=True,
+        integers=True,
     ),
     open=_open,
     notes="x86-64 and aarch64; vectors as wide as the machine has",

@@ -1,4 +1,4 @@
-"""Constants that kernels want packed: where the packed copies lie, and the function that fills them.
+"""Constants that kernels want packed: where the copies lie, and the function that fills them.
 
 `niello_pack` has the parameters of `niello_run` and is played once, before the first run. The
 packed copies are one buffer, whose address follows those of the program's buffers among the

@@ -16,6 +16,7 @@ from niello.backends.cpu.contract_roles import Roles, assign_roles, contraction_
 from niello.backends.cpu.contract_sides import Rowside, Sides, bound_ranges
 from niello.backends.cpu.gemm import emit_contraction
 from niello.backends.cpu.gemm_dot import MOST_ROWS
+from niello.backends.cpu.gemm_pairs import HELD
 from niello.backends.cpu.gemm_tile import Target
 from niello.backends.cpu.gemm_types import Contraction, Emitted, Place, Ready
 from niello.backends.cpu.jit import CpuTarget
@@ -94,7 +95,7 @@ class _Bridge:
         pairs, sides, rowside = self._choose_sides()
         k = [r.extent for r in roles.k]
         if pairs is not None:
-            k[-1] = -(-k[-1] // 2)
+            k[-1] = -(-k[-1] // pairs.count)
         b = sides.b()
         parameters = [("ptr", f"b{p.slot}") for p in self.kernel.params]
         contraction = Contraction(
@@ -115,7 +116,10 @@ class _Bridge:
             pairs="" if pairs is None else pairs.kind,
             parallel=self.threads,
         )
-        made = emit_contraction(self.module, contraction, self.target)
+        target = self.target
+        if pairs is not None and pairs.kind in HELD:
+            target = replace(target, registers=target.registers - HELD[pairs.kind])
+        made = emit_contraction(self.module, contraction, target)
         return replace(made, absorbed=self._absorbed()) if made.pack else made
 
     def _absorbed(self) -> frozenset[int]:

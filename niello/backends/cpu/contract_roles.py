@@ -247,7 +247,11 @@ class _Assignment:
         """Put the range along which an operand is contiguous last: it is the innermost loop."""
         for expr in (self.a, self.b):
             if isinstance(expr, Load):
-                near = [r for r in k if affine(expr.index).stride(r) == 1]
+                index = affine(expr.index)
+                near = [r for r in k if index.stride(r) == 1]
+                if near and len(k) > 1 and any(index.stride(r) in (1, 2, 3) for r in self.ranges):
+                    # Rows of pixels meet again in steps along the kernel: no innermost loop.
+                    near = [r for r in k if r is not near[0]][-1:]
                 if near:
                     return [r for r in k if r is not near[0]] + [near[0]]
         return k

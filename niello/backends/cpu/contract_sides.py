@@ -25,7 +25,7 @@ from niello.backends.cpu.gemm_types import (
 from niello.backends.cpu.llvm_text import Function, Operand, Value
 from niello.backends.cpu.render_types import memory_type, register_type
 from niello.backends.cpu.vectors import Emitter, Scope
-from niello.core.dtypes import bfloat16, int16
+from niello.core.dtypes import bfloat16, int8, int16, uint8
 from niello.core.nodes import walk
 from niello.kernel import ir
 from niello.kernel.bounds import Affine, affine, is_true
@@ -80,21 +80,23 @@ class Sides:
                 side = Direct(memory_type(expr.param.dtype), self._address(expr), step, steps)
                 return Rowside(side, zeros.trims, live)
         boxed = self._without_trims(expr)
-        box = find_box(boxed, roles.m, roles.k, self.size, pairs=self.pairs is not None)
+        count = 0 if self.pairs is None else self.pairs.count
+        box = find_box(boxed, roles.m, roles.k, self.size, per_unit=count)
         if box is not None and self._box_pays(box):
             return Rowside(self._window(box), zeros.trims, {})
         along = self._a_axis_name(expr)
         axis = roles.m if along == "m" else roles.k[-1]
         lines = self._lines(expr, axis)
         if self.pairs is not None:
-            lines = (lines_along_k if along == "k" else lines_across)(lines, self.last)
+            packed = lines_along_k if along == "k" else lines_across
+            lines = packed(lines, self.last, self.pairs.unit_a)
         return Rowside(Packed(lines, along), {}, {})
 
     def _unit_steps(self, form: Affine) -> tuple[int, ...]:
-        """Strides of the loops over k, where the innermost may count pairs."""
+        """Strides of the loops over k, where the innermost may count units."""
         steps = [form.coefficient(r) for r in self.roles.k]
         if self.pairs is not None:
-            steps[-1] *= 2
+            steps[-1] *= self.pairs.count
         return tuple(steps)
 
     def _a_in_place(self, expr: Load) -> bool:
@@ -125,8 +127,8 @@ class Sides:
         extents = [r.extent for r in box.axes]
         lines: BoxLines = line
         if self.pairs is not None:
-            lines = box_lines(line, self.last)
-            extents[-1] = -(-extents[-1] // 2)
+            lines = box_lines(line, self.last, self.pairs.unit_a)
+            extents[-1] = -(-extents[-1] // self.pairs.count)
         return Window(tuple(extents), box.strides, lines, offset, box.m_step, box.k_steps)
 
     def _a_axis_name(self, expr: Expr) -> str:
@@ -172,8 +174,10 @@ class Sides:
         crosswise = runs[axis] > along_n and roles.k[axis].extent >= 3
         if self.pairs is not None:
             if crosswise and axis == len(runs) - 1:
-                return Packed(lines_along_k(self._lines(expr, roles.k[-1]), self.last), "k", axis)
-            return Packed(lines_across(self._lines(expr, roles.n), self.last), "n")
+                lines = self._lines(expr, roles.k[-1])
+                return Packed(lines_along_k(lines, self.last, self.pairs.unit_b), "k", axis)
+            lines = self._lines(expr, roles.n)
+            return Packed(lines_across(lines, self.last, self.pairs.unit_b), "n")
         if crosswise:
             return Packed(self._lines(expr, roles.k[axis]), "k", axis)
         return Packed(self._lines(expr, roles.n), "n")
@@ -186,8 +190,9 @@ class Sides:
         if any(form.stride(r) is None for r in axes):
             return False
         if self.pairs is not None:
-            in_pairs = form.stride(self.roles.k[-1]) == 1 and self.last % 2 == 0
-            return in_pairs and expr.param.dtype in (bfloat16, int16)
+            in_units = form.stride(self.roles.k[-1]) == 1 and self.last % self.pairs.count == 0
+            small = (int8, uint8) if self.pairs.count == 4 else (bfloat16, int16)
+            return in_units and not self.pairs.unit_a.biased and expr.param.dtype in small
         return expr.param.dtype is self.roles.result.dtype
 
     def _address(self, expr: Load) -> Callable[[Function, Place], Value]:

@@ -37,12 +37,12 @@ class Box:
 
 
 def find_box(
-    expr: Expr, m: Range, k: tuple[Range, ...], size: int, *, pairs: bool = False
+    expr: Expr, m: Range, k: tuple[Range, ...], size: int, *, per_unit: int = 0
 ) -> Box | None:
     """The box that a row operand is read from, or None if its positions do not form one.
 
-    `size` is the number of bytes of an element, for a layout without cache conflicts. With `pairs`
-    the last axis must be the innermost loop over k, and offsets count pairs along it.
+    `size` is the number of bytes of an element, for a layout without cache conflicts. With
+    `per_unit` the last axis must be the innermost loop over k, and offsets count units along it.
     """
     loads = [n for n in walk([expr]) if isinstance(n, Load) and m in free_ranges(n.index)]
     if not loads:
@@ -74,9 +74,9 @@ def find_box(
         [position, *(r for r in k if r is not partner)],
         key=lambda r: -abs(unit_step if r is position else first.coefficient(r)),
     )
-    if pairs:
+    if per_unit:
         return (
-            _lay_out(value, axes, None, position, factors, low, m, k, size, True)
+            _lay_out(value, axes, None, position, factors, low, m, k, size, per_unit)
             if (axes[-1] is k[-1])
             else None
         )
@@ -130,13 +130,13 @@ def _lay_out(
     m: Range,
     k: tuple[Range, ...],
     size: int,
-    pairs: bool = False,
+    per_unit: int = 0,
 ) -> Box:
     strides: dict[Range, int] = {}
     step = 1
     for r in reversed(axes):
         strides[r] = step
-        step *= -(-r.extent // 2) if pairs and r is axes[-1] else r.extent
+        step *= -(-r.extent // per_unit) if per_unit and r is axes[-1] else r.extent
         if step * size % 2048 == 0 and (line is None or r is position):
             step += 64 // size  # rows a multiple of half a page apart fall into one cache set
     k_steps = tuple(strides[position] * factors[r] if r in factors else strides[r] for r in k)

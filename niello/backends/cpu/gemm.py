@@ -140,11 +140,25 @@ class _Emitter:
         c = self.c
         if not self.plan.by_panel:
             self._pack_b(f, place, block, work.space[1], work.panels)
+        elif math.prod(c.outer) * math.prod(c.plane) > 1:
+            with f.for_range(*work.panels, vectorize=False, unroll=1) as panel:
+                self._points(f, place, block, work, panel)
+            return
         if not c.outer:
             self._rows(f, place, block, work, f.as_value(0))
             return
         with f.for_range(*work.outers, vectorize=False, unroll=1) as o:
             self._rows(f, place.at(outer=unravel(f, o, c.outer)), block, work, o)
+
+    def _points(self, f: Function, place: Place, block: _KBlock, work: _Work, panel: Value) -> None:
+        """All tiles of one panel, at all points of the loops around the rows."""
+        c, planes = self.c, math.prod(self.c.plane)
+        first, last = (f.mul(o, planes) for o in work.outers)
+        with f.for_range(first, last, vectorize=False, unroll=1) as point:
+            outer = unravel(f, f.udiv(point, planes), c.outer)
+            plane = unravel(f, f.urem(point, planes), c.plane)
+            here = place.at(outer=outer, plane=plane, m=work.rows[0])
+            self._panel(f, here, block, work, panel, work.rows, point)
 
     def _pack_b(
         self, f: Function, place: Place, block: _KBlock, out: Value, panels: tuple[Value, Value]
@@ -257,13 +271,15 @@ class _Emitter:
             b = c.b.address(f, place)
             b = f.gep(c.b.type, b, f.mul(block.start, c.b.k_steps[0]))
 
+        first_point = f.mul(work.outers[0], math.prod(c.plane))
+
         def run(m: Value, count: int, fixed: int | None = None) -> None:
             here = place.at(m=m)
             a = self._a_address(f, here, block, work.space[0], rows[0])
             sums = self._sums(f, work, panel, point, m) if plan.in_blocks else a
             pointers = [a, b, sums]
             if prefetching is not None:
-                first = prefetching.first(f, f.sub(m, rows[0]))
+                first = prefetching.first(f, f.sub(m, rows[0]), f.sub(point, first_point))
                 pointers.append(self._ahead(f, place, block, work, panel, first))
             self._call(f, here, block, self.tiles.function(count, fixed), pointers)
 

@@ -8,6 +8,7 @@ lines per trip of their k loop.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from niello.backends.cpu.gemm_plan import Plan
@@ -34,6 +35,7 @@ class Prefetching:
     lines: int
     share: int
     rows: int  # of a tile
+    tiles: int  # of the rows at one point of the loops around them
 
     @staticmethod
     def of(c: Contraction, plan: Plan, innermost: int | None) -> Prefetching | None:
@@ -41,6 +43,7 @@ class Prefetching:
         k, where that is known."""
         tile = plan.tile
         tiles = -(-min(plan.chunk_rows, c.m) // tile.rows)
+        points = plan.chunk_outer * math.prod(c.plane)
         row_bytes = tile.columns * plan.size
         source = None
         if isinstance(c.b, Packed):
@@ -56,14 +59,15 @@ class Prefetching:
         share = next(
             s
             for s in range(1, turns + 1)
-            if s * tiles >= turns and turns % s == 0 and (lines % s == 0 or s % lines == 0)
+            if s * tiles * points >= turns and turns % s == 0 and (lines % s == 0 or s % lines == 0)
         )
-        return Prefetching(source, row_bytes, steps, lines, share, tile.rows)
+        return Prefetching(source, row_bytes, steps, lines, share, tile.rows, tiles)
 
-    def first(self, f: Function, m: Value) -> Value:
-        """Bytes from the beginning of a trip's lines to the first that the tile at row m of its
-        block prefetches."""
-        turn = f.urem(f.mul(f.udiv(m, self.rows), self.share), self.steps * self.lines)
+    def first(self, f: Function, m: Value, point: Value) -> Value:
+        """Bytes from the beginning of a trip's lines to the first that a tile prefetches: at row m
+        of its block, at a point of the loops around the rows."""
+        tile = f.add(f.mul(point, self.tiles), f.udiv(m, self.rows))
+        turn = f.urem(f.mul(tile, self.share), self.steps * self.lines)
         return f.add(
             f.mul(f.udiv(turn, self.lines), self.row_bytes),
             f.mul(f.urem(turn, self.lines), _LINE),

@@ -95,7 +95,7 @@ def make_plan(c: Contraction, target: Target, tile: Tile | None = None) -> Plan:
     k_blocks = -(-c.k[0] // k_chunk)
     k_splits = min(k_splits, k_blocks)
     k_block = k_chunk * k_inner
-    if isinstance(c.b, Packed) or (isinstance(c.b, Ready) and not _used_once(c)):
+    if not isinstance(c.b, Direct) and not _panels_first(c):
         budget = max(1, (target.l2_bytes * 5 // 8) // max(1, k_block * tile.columns * size))
         chunk_panels = _even_chunk(chunk_panels, min(chunk_panels, budget))
     partial = 0
@@ -104,7 +104,9 @@ def make_plan(c: Contraction, target: Target, tile: Tile | None = None) -> Plan:
         chunk_outer, chunk_rows = _limit_rows(c, tile, chunk_outer, chunk_rows, _SUM_BYTES // row)
         partial = chunk_outer * math.prod(c.plane) * _round_up(chunk_rows, tile.rows) * row
     block_rows, a_stride, pack_a = _packed_a(c, tile, target, chunk_rows, k_block)
-    by_panel = not isinstance(c.b, Direct) and _used_once(c) and block_rows >= chunk_rows
+    by_panel = _panels_first(c) and block_rows >= chunk_rows
+    if isinstance(c.b, Packed):
+        by_panel = _used_once(c) and block_rows >= chunk_rows
     packed_panels = 0 if not isinstance(c.b, Packed) else 1 if by_panel else chunk_panels
     pack_b = packed_panels * tile.columns * k_block * size
     items = (
@@ -135,6 +137,12 @@ def make_plan(c: Contraction, target: Target, tile: Tile | None = None) -> Plan:
         c.finish_along if k_splits == 1 else "n",
         by_panel,
     )
+
+
+def _panels_first(c: Contraction) -> bool:
+    """Whether all tiles of a panel may run in a row: it lies ready, and A needs no preparation that
+    serves several panels, or serves them all at once."""
+    return isinstance(c.b, Ready) and (_used_once(c) or isinstance(c.a, Direct))
 
 
 def _used_once(c: Contraction) -> bool:

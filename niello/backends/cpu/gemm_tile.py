@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from niello.backends.cpu.gemm_pairs import UNIT, multiply_add_pairs
+from niello.backends.cpu.gemm_pairs import BIASED, UNIT, bias, multiply_add_pairs
 from niello.backends.cpu.llvm_text import Function, Operand, Value, byte_size, constant, vector
 
 _UNROLLED_MULTIPLY_ADDS = 192  # body size up to which a short k loop is written out in full
@@ -130,7 +130,7 @@ class TileCode:
     loops: Sequence[KLoop]
     signed: bool = True
     masks: Sequence[Value | None] = ()
-    pairs: str = ""  # bfloat or i16: operands are pairs along k, see gemm_pairs
+    pairs: str = ""  # one of gemm_pairs.PER_UNIT: operands are units along k
     ahead: Ahead | None = None
 
 
@@ -149,8 +149,14 @@ def _convert(f: Function, value: Value, element: str, signed: bool) -> Value:
 def emit_tile(f: Function, code: TileCode, a: Value, b: Value) -> Registers:
     """Write the k loops; returns rows * vectors accumulators, row by row."""
     kind = vector(code.accumulate, code.tile.width)
-    start = [constant(0, kind)] * (code.tile.rows * code.tile.vectors)
-    return _loops(f, code, 0, a, b, start, (0, code.tile.rows))
+    rows, vectors = code.tile.rows, code.tile.vectors
+    biased = code.pairs == BIASED
+    start = [constant(0, kind)] * ((rows + biased) * vectors)
+    found = _loops(f, code, 0, a, b, start, (0, rows + biased))
+    if not biased:
+        return found
+    excess = found[rows * vectors :]
+    return [f.sub(s, excess[i % vectors]) for i, s in enumerate(found[: rows * vectors])]
 
 
 def _advance(f: Function, pointer: Value, elements: int, type: str) -> Value:
@@ -280,7 +286,9 @@ def _steps(
             columns.append(loaded)
         for r in range(*rows):
             p = _advance(f, a, step * here.a_stride + r * code.a_row_stride, code.a_type)
-            if code.pairs:
+            if r == tile.rows:
+                spread = bias(tile.width)
+            elif code.pairs:
                 unit = f.load(UNIT, p, align=byte_size(code.a_type))
                 spread = f.splat(unit, vector(UNIT, tile.width))
             else:

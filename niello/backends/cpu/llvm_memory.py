@@ -117,6 +117,18 @@ class Memory(Instructions):
             element_type(vector.type), f"extractelement {vector}, {self.as_value(index)}"
         )
 
+    def any_lane(self, mask: Value, width: int) -> Value:
+        """Whether a mask holds in some lane."""
+        if width > 4:
+            name = f"llvm.vector.reduce.or.v{width}i1"
+            self.module.declare(name, "i1", [mask.type])
+            return self._value("i1", f"call i1 @{name}({mask})")
+        # LLVM 22 compiles that reduction of two lanes wrongly for AVX-512.
+        found = self.extract(mask, 0)
+        for lane in range(1, width):
+            found = self.or_(found, self.extract(mask, lane))
+        return found
+
     def shuffle(self, a: Value, b: Value | None, indices: Sequence[int]) -> Value:
         """Lanes of ``a`` (0..n-1) and ``b`` (n..2n-1) in this order; -1: undefined lane."""
         mask = ", ".join(f"i32 {i}" if i >= 0 else "i32 poison" for i in indices)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from niello.backends.cpu.llvm_text import Value, constant
+from niello.backends.cpu.render_ahead import rows_ahead
 from niello.backends.cpu.render_interleave import Interleaved, strands_of
 from niello.backends.cpu.render_loops import Rest, nest, share, sweep, unravel, worth_unrolling
 from niello.backends.cpu.render_memory import address, store
@@ -210,7 +211,9 @@ class _Nest:
         sweep(self.em, lanes.range, start, stop, scope, lanes.width, copies, bytes, [], trip, rest)
 
     def _phases(self, scopes: Sequence[Scope]) -> None:
+        ahead = rows_ahead(self.em, self.this) if self.lanes.range is None else None
         for phase in self.this.phases:
+            self.em.ahead = ahead[1] if ahead is not None and ahead[0] is phase else None
             for scope in scopes:
                 # What a phase needs of earlier ones is written once, outside of its loops.
                 if phase.ranges:

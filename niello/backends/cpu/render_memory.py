@@ -169,13 +169,10 @@ def pick(em: Emitter, vectors: list[Value], places: list[tuple[int, int]]) -> Va
 def _broadcast(em: Emitter, node: Load, scope: Scope, gate: Value | None) -> Value:
     """One element for all lanes; lanes whose gate is false get zero."""
     f, dtype = em.f, node.param.dtype
-    any_lane = gate
+    somewhere = gate
     if gate is not None and gate.type != "i1":
-        lanes = gate.type
-        name = f"llvm.vector.reduce.or.v{scope.width}i1"
-        f.module.declare(name, "i1", [lanes])
-        any_lane = f.emit("i1", f"call i1 @{name}({gate})")
-    pointer = _guarded(em, address(em, node.param, em.scalar(node.index, scope)), any_lane)
+        somewhere = f.any_lane(gate, scope.width)
+    pointer = _guarded(em, address(em, node.param, em.scalar(node.index, scope)), somewhere)
     value = to_register(em, _plain(em, dtype, pointer, 1), dtype)
     value = f.splat(value, vector(value.type, scope.width))
     if gate is None or gate.type == "i1":

@@ -344,6 +344,8 @@ class _Walk:
 
         def trip(scopes: list[Scope], values: list[Value]) -> list[Value]:
             following = list(values)
+            if em.ahead is not None:
+                em.ahead(scopes)
             for n, here in enumerate(scopes):
                 if here.vector is None:
                     following = self._lane_step(here, following)

@@ -15,6 +15,7 @@ from niello.backends.cpu.render_loops import share
 from niello.backends.cpu.render_routine_fold import emit_fold, emit_scan
 from niello.backends.cpu.render_routine_lanes import LaneEmitter, LaneScope, any_lane
 from niello.backends.cpu.render_routine_memory import Places, combine, read, write
+from niello.backends.cpu.render_routine_pairs import access, side_by_side
 from niello.backends.cpu.render_routine_work import grain_of, lanes_of, weight_of
 from niello.backends.cpu.render_types import register_type
 from niello.core.dtypes import bool_
@@ -81,8 +82,14 @@ class RoutineWriter:
 
     def body(self, body: Body, scope: LaneScope) -> None:
         """Statements in order; what they define is known in `scope` from then on."""
-        for s in body:
-            self.statement(s, scope)
+        at = 0
+        while at < len(body):
+            count = side_by_side(body[at:], scope)
+            if count:
+                access(self, body[at : at + count], scope)
+            else:
+                self.statement(body[at], scope)
+            at += max(1, count)
 
     def inside(self, body: Body, scope: LaneScope, mask: Value | None = None) -> None:
         """A body in a scope of its own."""
@@ -93,7 +100,7 @@ class RoutineWriter:
 
     def statement(self, s: Statement, scope: LaneScope) -> None:
         if isinstance(s, Read):
-            self._define(s.var, read(self, s, scope), scope)
+            self.define(s.var, read(self, s, scope), scope)
         elif isinstance(s, Get):
             self._get(s, scope)
         elif isinstance(s, (Declare, Set)):
@@ -117,7 +124,8 @@ class RoutineWriter:
         else:
             raise CompilerBug("cpu renderer", "an unknown statement", received=repr(s))
 
-    def _define(self, name: Var, value: Value, scope: LaneScope) -> None:
+    def define(self, name: Var, value: Value, scope: LaneScope) -> None:
+        """Give a variable its value."""
         if value.type[0] == "<":
             self.em.varying.add(name)
         scope.values[name] = value
@@ -129,7 +137,7 @@ class RoutineWriter:
     def _get(self, s: Get, scope: LaneScope) -> None:
         pointer = self.cells[s.cell]
         kind = self.em.cell_types[pointer.text]
-        self._define(s.var, self.f.load(kind, pointer), scope)
+        self.define(s.var, self.f.load(kind, pointer), scope)
 
     def _set(self, s: Declare | Set, scope: LaneScope) -> None:
         f, em = self.f, self.em
@@ -190,7 +198,7 @@ class RoutineWriter:
         f.enter(body)
         inner = LaneScope(em, scope)
         inner.mask = active
-        self._define(s.var, at, inner)
+        self.define(s.var, at, inner)
         self.body(s.body, inner)
         f.store(f.add(at, step), place)
         f.br(top)
@@ -257,7 +265,17 @@ class RoutineWriter:
         def trip(inner: LaneScope) -> None:
             self.body(s.body, inner)
 
-        self.sweep(s.var, s.count, width, scope, trip, twice=twice)
+        def around(outer: tuple[Var, ...], extents: tuple[Expr, ...], inner: LaneScope) -> None:
+            if not outer:
+                self.sweep(s.var, s.count, width, inner, trip, twice=twice)
+                return
+            with self.f.for_range(0, self.em.value(extents[0], inner)) as i:
+                within = LaneScope(self.em, inner)
+                within.values[outer[0]] = i
+                self.hoist(s.body, within, [*outer[1:], s.var])
+                around(outer[1:], extents[1:], within)
+
+        around(s.outer, s.extents, scope)
 
     def sweep(
         self, index: Var, count: Expr, width: int, scope: LaneScope, trip: Trip, *, twice: bool

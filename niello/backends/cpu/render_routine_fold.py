@@ -181,7 +181,7 @@ def _scanned(
     found = _given_in(writer, s, inner)
     # As neutral as 0, and LLVM does not turn what shifts it in into an expansion, which is slow.
     neutral = [
-        constant(-0.0, x.type) if e.dtype.is_float and e.value == 0 else x
+        constant(-0.0, x.type) if e.dtype.is_float and x.text == "zeroinitializer" else x
         for e, x in zip(s.identities, _identities(s, width), strict=True)
     ]
     step = 1

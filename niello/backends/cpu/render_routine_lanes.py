@@ -68,11 +68,7 @@ def _no_reduction(em: Emitter, node: Expr, scope: Scope) -> Value:
 def any_lane(f: Function, mask: Value) -> Value:
     """Whether a condition holds in any lane."""
     width = lanes(mask.type)
-    if width == 1:
-        return mask
-    name = f"llvm.vector.reduce.or.v{width}i1"
-    f.module.declare(name, "i1", [mask.type])
-    return f.emit("i1", f"call i1 @{name}({mask})")
+    return mask if width == 1 else f.any_lane(mask, width)
 
 
 def stride(index: Expr, scope: LaneScope) -> int | None:
@@ -87,7 +83,7 @@ def stride(index: Expr, scope: LaneScope) -> int | None:
         return 1 if index is scope.vector else None
     if isinstance(index, Cast):
         low, high = interval(index.x) if not index.x.dtype.is_float else (0, 0)
-        fits = index.x.dtype.is_integer and -(2**30) < low and high < 2**30
+        fits = index.x.dtype.is_integer and low > -(2**30) and high < 2**30
         return stride(index.x, scope) if fits else None
     if not isinstance(index, Fn):
         return None
@@ -95,6 +91,31 @@ def stride(index: Expr, scope: LaneScope) -> int | None:
     if index.name in ("add", "sub", "mul", "neg", "where"):
         return _linear(index, parts)
     return _aligned(index, parts, scope)
+
+
+def permuted(index: Expr, scope: LaneScope) -> tuple[Expr, int] | None:
+    """For an index that is `first + lane ^ turn`: the expression of `first`, and `turn`.
+
+    It is to be evaluated for lane 0, whose iteration is a multiple of the width."""
+    if not isinstance(index, Fn) or not scope.varies(index):
+        return None
+    if index.name == "add":
+        for n in (0, 1):
+            own, other = index.args[n], index.args[1 - n]
+            found = permuted(own, scope)
+            if found is not None and not scope.varies(other):
+                return found[0] + other, found[1]
+        return None
+    if index.name != "xor" or not isinstance(index.args[1], Const):
+        return None
+    x, turn = index.args[0], int(index.args[1].value)
+    low = turn % scope.width
+    assert isinstance(scope.vector, Var)
+    if turn < 0 or low == 0 or stride(x, scope) != 1 or interval(x)[0] < 0:
+        return None
+    if not is_multiple(substitute(x, {scope.vector: scope.vector * scope.width}), scope.width):
+        return None
+    return x ^ (turn - low), low
 
 
 def _linear(node: Fn, parts: list[int | None]) -> int | None:

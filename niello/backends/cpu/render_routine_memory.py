@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from niello.backends.cpu.llvm_text import Function, Value, vector
 from niello.backends.cpu.render_functions import emit_function
 from niello.backends.cpu.render_memory import pick
-from niello.backends.cpu.render_routine_lanes import LaneScope, stride
+from niello.backends.cpu.render_routine_lanes import LaneScope, permuted, stride
 from niello.backends.cpu.render_scratch import ThreadScratch
 from niello.backends.cpu.render_types import has_gather, memory_type
 from niello.backends.cpu.vectors import is_narrow
@@ -100,6 +100,15 @@ def read(writer: RoutineWriter, s: Read, scope: LaneScope) -> Value:
     if mask is None and step is not None and 2 <= step <= _MOST_PICKED:
         pointer = f.gep(kind, start, em.scalar(index, scope))
         return writer.loaded(_picked(writer, kind, pointer, size, width, step), s)
+    turn = None if step is not None else permuted(index, scope)
+    if turn is not None:
+        pointer = f.gep(kind, start, em.scalar(turn[0], scope))
+        lanes = [lane ^ turn[1] for lane in range(width)]
+        if mask is None:
+            value = f.load(whole, pointer, align=size)
+        else:
+            value = f.masked_load(whole, pointer, f.shuffle(mask, None, lanes), align=size)
+        return writer.loaded(f.shuffle(value, None, lanes), s)
     pointers = _pointers(writer, start, kind, index, scope)
     if mask is not None and not has_gather(em.target, size):
         zeros = f.splat(f.module.zeros("niello_zeros", _ZEROS), pointers.type)

@@ -17,6 +17,7 @@ from niello.kernel.routine import (
     Fold,
     For,
     If,
+    Local,
     Read,
     Routine,
     Scan,
@@ -30,6 +31,8 @@ from niello.kernel.routine import (
 )
 
 _GRAIN = 8192  # instructions' worth of work below which another thread is not worth waking
+_STRANDS = 4  # vectors that a loop of a few instructions works on at once
+_SHORT_WALK = 16  # instructions of such a loop
 _GUESS = 16  # iterations of a loop whose bounds are not known
 
 
@@ -49,9 +52,23 @@ def lanes_of(target: CpuTarget, s: Spread | Fold | Scan) -> int:
     widest = max([4, *(d.itemsize for d in dtypes)])
     width = vector_bytes(target) // widest
     most = interval(s.count)[1]
+    if isinstance(s, Spread) and _walks(s) and most >= _STRANDS * width:
+        width *= _STRANDS
     while width > 1 and width // 2 >= most:
         width //= 2
     return width
+
+
+def _walks(s: Spread) -> bool:
+    """Whether each iteration is a short loop: several vectors side by side hide its latency, and
+    read longer pieces of memory at a time."""
+    if len(s.body) == 0 or not any(isinstance(x, For) for x in s.body):
+        return False
+    own = any(
+        isinstance(x, (Read, Write)) and isinstance(x.place, Local) and x.place.space == "member"
+        for x in statements(s.body)
+    )
+    return not own and weight_of(s.body) <= _SHORT_WALK
 
 
 def weight_of(body: Body) -> float:
@@ -79,7 +96,8 @@ def _work(body: Body, lanes: int) -> float:
         elif isinstance(s, If):
             total += max(_work(s.then, lanes), _work(s.otherwise, lanes))
         elif isinstance(s, (Spread, Fold)):
-            total += math.ceil(_most(s.count) / lanes) * _work(s.body, lanes)
+            outer = math.prod(_most(e) for e in s.extents) if isinstance(s, Spread) else 1
+            total += outer * math.ceil(_most(s.count) / lanes) * _work(s.body, lanes)
         elif isinstance(s, Scan):
             each = _work(s.body, lanes) + _work(s.then, lanes) + 6
             total += math.ceil(_most(s.count) / lanes) * each

@@ -121,6 +121,7 @@ class Emitter:
         self.pointers = dict(pointers)
         self._reduce = reduce
         self.nontemporal = False  # whether vectors are stored around the caches
+        self.ahead: Callable[[Sequence[Scope]], None] | None = None  # written into loops of rows
         # Buffers of one row that hold a vector for each point when lanes run over the rows.
         self.row_params: set[Param] = set()
         # Partial results of all threads: address of the first thread's, bytes to the next one's.

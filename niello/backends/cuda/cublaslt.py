@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 WORKSPACE_BYTES = 64 << 20
 # Algorithms that are timed before one is chosen, for work that is worth it.
 _TRIED = 8
-_LARGE = 1 << 22  # multiply-adds
+_LARGE = 1 << 18  # multiply-adds
+_LEAST_FLOAT32 = 1 << 30  # multiply-adds from which products of float32 are faster here
 
 # Numbers of the C headers: library_types.h, cublas_api.h, cublasLt.h.
 _DATA = {"float32": 0, "float64": 1, "float16": 2, "bfloat16": 14}
@@ -78,7 +79,10 @@ class CublasLt:
         return int(self._workspace.handle)
 
     def refusal(self, command: LibraryCall) -> str:
-        """Why a product cannot run; empty when it can."""
+        """Why a product cannot run, or should not; empty when it should."""
+        a = attributes_of(command)
+        if a["dtype"] == "float32" and not a["tf32"] and _work(a) < _LEAST_FLOAT32:
+            return "generated kernels are as fast, and take the neighbouring operations along"
         try:
             self._plan(command)
         except DeviceError as error:
@@ -120,7 +124,7 @@ class CublasLt:
         """The first algorithm that the library proposes, or for work that is worth it the fastest
         of several, remembered on disk."""
         proposals = plan.proposals(self._handle, _TRIED)
-        if len(proposals) == 1 or a["batch"] * a["m"] * a["n"] * a["k"] < _LARGE:
+        if len(proposals) == 1 or _work(a) < _LARGE:
             return proposals[0]
         device = self._device
         text = repr(("cublaslt", self.version, device.arch, sorted(a.items())))
@@ -289,6 +293,11 @@ class _Plan:
                 self._api.cublasLtMatrixLayoutDestroy(layout)
         if self.descriptor:
             self._api.cublasLtMatmulDescDestroy(self.descriptor)
+
+
+def _work(a: dict[str, Any]) -> int:
+    """Multiply-adds of a product."""
+    return int(a["batch"] * a["m"] * a["n"] * a["k"])
 
 
 def _sizes(a: dict[str, Any]) -> list[int]:

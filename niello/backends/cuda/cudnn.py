@@ -2,9 +2,10 @@
 
 cuDNN wants weights with the input channels innermost. Weights that lie otherwise are brought into
 that order in memory of the call's own first (gradients of weights: out of it afterwards); they are
-small beside the data. Tensor cores want input channels by the eight: an image of three channels is
-filled up with zeros first, which on an H200 makes the first convolution of ResNet-50 several times
-as fast.
+small beside the data.
+
+Convolutions of float32, unless TF32 is allowed, and those of few channels are left to generated
+kernels: decision 0008 has the figures.
 """
 
 from __future__ import annotations
@@ -41,24 +42,11 @@ _ACTIVATIONS = {
     "sigmoid": "sigmoid",
     "tanh": "tanh",
 }
-# Kinds of arithmetic that float32 convolutions must not use unless TF32 is allowed: they round more
-# than float32 does.
-_COARSE = (
-    "TENSOR_CORE",
-    "DOWN_CONVERT_INPUTS",
-    "REDUCED_PRECISION_REDUCTION",
-    "FFT",
-    "WINOGRAD",
-    "WINOGRAD_TILE_4x4",
-    "WINOGRAD_TILE_6x6",
-    "WINOGRAD_TILE_13x13",
-)
 # Plans that are timed before one is chosen, for work that is worth it.
 _TRIED = 8
-_LARGE = 1 << 28  # multiply-adds
+_LARGE = 1 << 24  # multiply-adds
 
-# Element i of dense memory against the element with the same coordinates in strided memory; along
-# the last axis only the first `inner` exist there.
+# Element i of dense memory against the element with the same coordinates in strided memory.
 _PERMUTE = """
 typedef unsigned short bits16;
 struct Shape { int size[4]; long long stride[4]; };
@@ -70,45 +58,24 @@ __device__ long long place(Shape s, int i) {
   }
   return at;
 }
-template <class T> __device__ void gather(const T* from, T* to, Shape s, int inner, int n) {
+extern "C" __global__ void gather2(const bits16* from, bits16* to, Shape s, int n) {
   int i = blockIdx.x * blockDim.x + threadIdx.x;
-  if (i < n) to[i] = i % s.size[3] < inner ? from[place(s, i)] : 0;
+  if (i < n) to[i] = from[place(s, i)];
 }
-template <class T> __device__ void scatter(const T* from, T* to, Shape s, int inner, int n) {
+extern "C" __global__ void scatter2(const bits16* from, bits16* to, Shape s, int n) {
   int i = blockIdx.x * blockDim.x + threadIdx.x;
-  if (i < n && i % s.size[3] < inner) to[place(s, i)] = from[i];
+  if (i < n) to[place(s, i)] = from[i];
 }
-extern "C" __global__ void gather2(const bits16* from, bits16* to, Shape s, int inner, int n) {
-  gather(from, to, s, inner, n);
+extern "C" __global__ void gather4(const unsigned* from, unsigned* to, Shape s, int n) {
+  int i = blockIdx.x * blockDim.x + threadIdx.x;
+  if (i < n) to[i] = from[place(s, i)];
 }
-extern "C" __global__ void scatter2(const bits16* from, bits16* to, Shape s, int inner, int n) {
-  scatter(from, to, s, inner, n);
-}
-extern "C" __global__ void gather4(const unsigned* from, unsigned* to, Shape s, int inner, int n) {
-  gather(from, to, s, inner, n);
-}
-extern "C" __global__ void scatter4(const unsigned* from, unsigned* to, Shape s, int inner, int n) {
-  scatter(from, to, s, inner, n);
+extern "C" __global__ void scatter4(const unsigned* from, unsigned* to, Shape s, int n) {
+  int i = blockIdx.x * blockDim.x + threadIdx.x;
+  if (i < n) to[place(s, i)] = from[i];
 }
 """
-# Points of `inner` channels each with `groups` times eight of them, the further ones zero.
-_WIDEN = """
-typedef unsigned short bits16;
-extern "C" __global__ void widen(const bits16* from, uint4* to, int inner, int groups, int n) {
-  int i = blockIdx.x * blockDim.x + threadIdx.x;
-  if (i >= n) return;
-  int first = i % groups * 8;
-  from += (long long)(i / groups) * inner;
-  unsigned pair[4];
-  for (int k = 0; k < 4; ++k) {
-    int c = first + 2 * k;
-    unsigned low = c < inner ? from[c] : 0, high = c + 1 < inner ? from[c + 1] : 0;
-    pair[k] = low | high << 16;
-  }
-  to[i] = make_uint4(pair[0], pair[1], pair[2], pair[3]);
-}
-"""
-_GROUP = 8  # channels
+_FEW_CHANNELS = 4
 
 
 class _Shape(ctypes.Structure):
@@ -145,7 +112,12 @@ class Cudnn:
         self._workspace: Buffer | None = None
 
     def refusal(self, command: LibraryCall) -> str:
-        """Why a call cannot run; empty when it can."""
+        """Why a call cannot run, or should not; empty when it should."""
+        a = attributes_of(command)
+        if a["dtype"] == "float32" and not a["tf32"]:
+            return "generated kernels are faster in float32, and exact"
+        if a["kind"] == "forward" and a["x"][0][1] == _FEW_CHANNELS:
+            return f"generated kernels are faster for {_FEW_CHANNELS} channels"
         try:
             self._plan(command)
         except DeviceError as error:
@@ -156,40 +128,33 @@ class Cudnn:
         """Queues a call: its two operands, the other values of the epilogue, and the result."""
         a = attributes_of(command)
         plan = self._plan(command)
-        wide = _widened(a)
         names = {"forward": "xwy", "data": "ywx", "weights": "yxw"}[a["kind"]]
         roles = {names[0]: buffers[0], names[1]: buffers[1], names[2]: buffers[-1]}
         for number, where in enumerate(buffers[2:-1]):
             roles[f"other{number}"] = where
         workspace = self._work(plan.workspace)
+        dense = None
         size = _BYTES[a["dtype"]]
-        # Memory of the call's own, for what lies otherwise than cuDNN wants it.
-        own: dict[str, Buffer] = {}
         if a["w"] != plan.weights:
-            own["w"] = self._device.allocate(size * math.prod(plan.weights[0]))
-        if a["x"] != wide["x"]:
-            own["x"] = self._device.allocate(size * math.prod(wide["x"][0]))
-        moving = [(plan.tensors[n], w) for n, w in roles.items() if n not in own]
-        still = {plan.tensors[n]: b.handle for n, b in own.items()}
-        after = a["kind"] == "weights"
-
-        def move(stream: Any, handles: Sequence[int], direction: str) -> None:
-            strided, dense = roles["w"].address(handles), own["w"].handle
-            pair = (strided, dense) if direction == "gather" else (dense, strided)
-            self._move(f"{direction}{size}", stream, *pair, a["w"], plan.weights[0][1])
+            dense = self._device.allocate(size * math.prod(a["w"][0]))
+        fixed = {} if dense is None else {"w": dense.handle}
+        moving = [(plan.tensors[n], w) for n, w in roles.items() if n not in fixed]
+        still = {plan.tensors[n]: address for n, address in fixed.items()}
+        before = dense is not None and a["kind"] != "weights"
+        after = dense is not None and a["kind"] == "weights"
 
         def play(stream: Any, handles: Sequence[int]) -> None:
-            if "x" in own:
-                self._widen(stream, roles["x"].address(handles), own["x"].handle, a["x"][0])
-            if "w" in own and not after:
-                move(stream, handles, "gather")
+            if dense is not None and before:
+                weights = roles["w"].address(handles)
+                self._move(f"gather{size}", stream, weights, dense.handle, a["w"])
             self._on(stream)
             pack = {**still, **{t: w.address(handles) for t, w in moving}}
             plan.graph.execute_plan_at_index(
                 pack, workspace.handle, plan.index, handle=self._handle
             )
-            if "w" in own and after:
-                move(stream, handles, "scatter")
+            if dense is not None and after:
+                weights = roles["w"].address(handles)
+                self._move(f"scatter{size}", stream, dense.handle, weights, a["w"])
 
         return play
 
@@ -225,14 +190,11 @@ class Cudnn:
 
     def _build(self, a: dict[str, Any]) -> Plan:
         api = self._api
-        draft = _Draft(api, self._handle, _widened(a))
+        draft = _Draft(api, self._handle, a)
         graph = draft.graph
         graph.validate()
         graph.build_operation_graph()
         graph.create_execution_plans([api.heur_mode.A, api.heur_mode.FALLBACK])
-        if a["dtype"] == "float32" and not a["tf32"]:
-            notes = [getattr(api.numerical_note, n, None) for n in _COARSE]
-            graph.deselect_numeric_notes([n for n in notes if n is not None])
         graph.check_support()
         key = hashlib.sha256(
             repr(("cudnn", self.version, self._device.arch, sorted(a.items()))).encode()
@@ -285,41 +247,18 @@ class Cudnn:
 
         return call
 
-    def _move(
-        self, name: str, stream: Any, source: int, target: int, strided: Dims, channels: int
-    ) -> None:
-        """Permute weights between [O, H, W, I] order, with I filled up, and another."""
-        outputs, inputs, height, width = strided[0]
+    def _move(self, name: str, stream: Any, source: int, target: int, strided: Dims) -> None:
+        """Permute weights between [O, H, W, I] order and another."""
+        driver = self._device.driver
+        function = self._device.function(_PERMUTE, name)
         order = (0, 2, 3, 1)
         shape = _Shape(
-            (ctypes.c_int * 4)(outputs, height, width, channels),
+            (ctypes.c_int * 4)(*(strided[0][i] for i in order)),
             (ctypes.c_longlong * 4)(*(strided[1][i] for i in order)),
         )
-        count = outputs * height * width * channels
-        self._launch(_PERMUTE, name, stream, source, target, [shape, ctypes.c_int(inputs)], count)
-
-    def _widen(self, stream: Any, source: int, target: int, sizes: tuple[int, ...]) -> None:
-        """Fill the channels of [N, H, W, C] data up."""
-        batch, inner, height, width = sizes
-        groups = -(-inner // _GROUP)
-        count = batch * height * width * groups
-        more = [ctypes.c_int(inner), ctypes.c_int(groups)]
-        self._launch(_WIDEN, "widen", stream, source, target, more, count)
-
-    def _launch(
-        self,
-        text: str,
-        name: str,
-        stream: Any,
-        source: int,
-        target: int,
-        more: Sequence[Any],
-        count: int,
-    ) -> None:
-        driver = self._device.driver
-        function = self._device.function(text, name)
-        words = (ctypes.c_void_p(source), ctypes.c_void_p(target), *more, ctypes.c_int(count))
-        pointers = (ctypes.c_void_p * len(words))(*(ctypes.addressof(w) for w in words))
+        count = math.prod(strided[0])
+        words = (ctypes.c_void_p(source), ctypes.c_void_p(target), shape, ctypes.c_int(count))
+        pointers = (ctypes.c_void_p * 4)(*(ctypes.addressof(w) for w in words))
         blocks = -(-count // _THREADS)
         answer = driver.api.cuLaunchKernel(
             function, blocks, 1, 1, _THREADS, 1, 1, 0, stream, ctypes.addressof(pointers), 0
@@ -405,23 +344,6 @@ def _vector(dims: Dims) -> Dims:
 
 def _multiply_adds(a: dict[str, Any]) -> int:
     return int(math.prod(a["y"][0]) * math.prod(a["w"][0][1:]))
-
-
-def _widened(a: dict[str, Any]) -> dict[str, Any]:
-    """The call as cuDNN gets it: input channels by the eight, where it reads them and tensor cores
-    are to be had."""
-    sizes, strides = a["x"]
-    batch, channels, height, width = sizes
-    dense = (height * width * channels, 1, width * channels, channels)
-    if a["dtype"] == "float32" or a["kind"] == "data" or a["groups"] != 1:
-        return a
-    wide = -(-channels // _GROUP) * _GROUP
-    points = batch * height * width * wide // _GROUP
-    if wide == channels or strides != dense or points >= 1 << 31:
-        return a
-    outputs, _, *kernel = a["w"][0]
-    x = _channels_innermost((batch, wide, height, width))
-    return {**a, "x": x, "w": _channels_innermost((outputs, wide, *kernel))}
 
 
 def _channels_innermost(sizes: tuple[int, ...]) -> Dims:

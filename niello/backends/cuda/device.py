@@ -20,13 +20,14 @@ from niello.backends.cuda.memory import DevicePool, Staging
 from niello.codegen.gpu.kernel import ALIGNMENT, GpuKernel
 from niello.core.errors import DeviceError
 from niello.kernel.ir import Kernel
+from niello.kernel.routine import Routine
 from niello.runtime.buffer import Buffer, show_bytes
 from niello.runtime.commands import LibraryCall, Program
 from niello.runtime.target import Claim, CompileOptions, Loaded
 from niello.runtime.tensor_data import TensorData
 
 # A kernel to source and launches.
-Render = Callable[[Kernel], GpuKernel]
+Render = Callable[[Kernel | Routine], GpuKernel]
 
 # DLPack's numbers of the streams that every context has.
 _LEGACY, _PER_THREAD = 1, 2
@@ -108,6 +109,13 @@ class CudaDevice:
         self.settle()
         api = self.driver.api
         self.driver.check("cuStreamSynchronize", api.cuStreamSynchronize(self.stream))
+
+    def fence(self) -> Callable[[], None]:
+        """What blocks until everything started so far is done; more may be started meanwhile, and
+        any thread may call it. Raises DeviceLost, DeviceError."""
+        with self.lock:
+            self.settle()
+            return _Fence(self.driver, self.stream)
 
     def memory_stats(self) -> dict[str, int]:
         """Bytes: current, peak, cached."""
@@ -250,6 +258,27 @@ class CudaDevice:
 
     def __repr__(self) -> str:
         return f"<niello device {self.name}>"
+
+
+class _Fence:
+    """An event of the stream that somebody may wait for."""
+
+    def __init__(self, driver: Driver, stream: Any) -> None:
+        self._driver = driver
+        self._event = driver.new_event()
+        driver.check("cuEventRecord", driver.api.cuEventRecord(self._event, stream))
+
+    def __call__(self) -> None:
+        self._driver.activate()
+        answer = self._driver.api.cuEventSynchronize(self._event)
+        self._driver.check("cuEventSynchronize", answer)
+
+    def __del__(self) -> None:
+        try:
+            self._driver.activate()
+            self._driver.api.cuEventDestroy(self._event)
+        except (DeviceError, TypeError, AttributeError):
+            return  # the device or the interpreter is gone, and the event with it
 
 
 def _bytes_of(array: np.ndarray) -> np.ndarray:

@@ -15,12 +15,25 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from niello.backends.cuda import compile as nvrtc
-from niello.backends.cuda.graphs import Recording
-from niello.backends.cuda.tuning import seconds_of
-from niello.codegen.gpu.kernel import GpuKernel, Launch
+from niello.backends.cuda.flow import Words, add_loop, copy_slice
+from niello.backends.cuda.graphs import Nodes, Recording
+from niello.backends.cuda.tuning import seconds_of, seconds_of_recorded
+from niello.codegen.gpu.kernel import DECLARED_SHARED_BYTES, GpuKernel, Launch
 from niello.core.errors import CompilerBug, CorruptFile, DeviceError, UnsupportedOp
 from niello.runtime.buffer import Buffer
-from niello.runtime.commands import BufferRef, Command, Copy, Dispatch, Fill, LibraryCall, Program
+from niello.runtime.commands import (
+    BufferRef,
+    Command,
+    Copy,
+    Dispatch,
+    Fill,
+    If,
+    LibraryCall,
+    Loop,
+    Program,
+    SliceCopy,
+    walk,
+)
 from niello.runtime.target import CompileOptions
 
 if TYPE_CHECKING:
@@ -59,7 +72,9 @@ class Step:
     predicate: Where | None
     reads: tuple[tuple[Where, int], ...]  # with the number of bytes
     writes: tuple[tuple[Where, int], ...]
-    shares: str  # what it works in together with other steps, if anything
+    shares: frozenset[str]  # what it works in together with other steps
+    command: Command
+    bodies: tuple[tuple[Step, ...], ...] = ()  # of a branch or a loop, which `play` cannot queue
 
 
 class CudaProgram:
@@ -76,18 +91,19 @@ class CudaProgram:
         self._device = device
         self._arguments = sum(1 for _ in program.buffers())
         self._rendered: dict[int, GpuKernel] = {}
-        for command in program.commands:
+        for command in walk(program.commands):
             if isinstance(command, Dispatch):
                 self._render(command)
         self._cubins = self._machine_code(cubins)
         self._modules: dict[str, Any] = {}
         self._functions: dict[tuple[str, str], Any] = {}
         self._scratch, self._scratch_at = self._place_scratch()
-        self._steps = [self._step(n, c) for n, c in enumerate(program.commands)]
+        self._numbers = itertools.count()
+        self._steps = self._make_steps(program.commands)
         calls = any(isinstance(c, LibraryCall) for c in program.commands)
         # One kernel is launched as fast as a graph of it; one library call is not.
         self._worth_a_graph = calls or len(self._steps) > 1
-        self._predicated = any(s.predicate is not None for s in self._steps)
+        self._predicated = any(s.predicate is not None or s.bodies for s in self._steps)
         self._graphs: OrderedDict[tuple[int, ...], Any] = OrderedDict()
         self._seen: OrderedDict[tuple[int, ...], None] = OrderedDict()
 
@@ -137,7 +153,7 @@ class CudaProgram:
         unless that takes too much."""
         sizes = [
             _scratch_bytes(self._render(c)) if isinstance(c, Dispatch) else 0
-            for c in self.program.commands
+            for c in walk(self.program.commands)
         ]
         ends = list(itertools.accumulate(sizes, initial=0))
         if ends[-1] == 0:
@@ -146,21 +162,33 @@ class CudaProgram:
             return self._device.allocate(ends[-1]), ends
         return self._device.allocate(max(sizes)), [0] * len(ends)
 
+    def _make_steps(self, commands: Sequence[Command]) -> tuple[Step, ...]:
+        """Steps in the order of `walk`, by which scratch is numbered."""
+        return tuple(self._step(next(self._numbers), c) for c in commands)
+
     def _step(self, number: int, command: Command) -> Step:
         word = getattr(command, "predicate", None)
         reads = [*command.reads, *([] if word is None else [word])]
-        shares = ""
-        if isinstance(command, LibraryCall):
-            shares = self._device.libraries.shares(command)
-        elif isinstance(command, Dispatch) and self._render(command).scratch:
-            shares = "scratch" if self._scratch_at[-1] == 0 else ""
+        bodies: tuple[tuple[Step, ...], ...] = ()
+        if isinstance(command, (If, Loop)):
+            bodies = tuple(self._make_steps(body) for body in command.bodies)
         return Step(
             self._player(number, command),
             None if word is None else self._where(word),
             tuple((self._where(b), b.bytes) for b in reads),
             tuple((self._where(b), b.bytes) for b in command.writes),
-            shares,
+            self._shares(command).union(*(s.shares for body in bodies for s in body)),
+            command,
+            bodies,
         )
+
+    def _shares(self, command: Command) -> frozenset[str]:
+        if isinstance(command, LibraryCall):
+            shared = self._device.libraries.shares(command)
+            return frozenset([shared] if shared else [])
+        if isinstance(command, Dispatch) and self._render(command).scratch:
+            return frozenset(["scratch"] if self._scratch_at[-1] == 0 else [])
+        return frozenset()
 
     def _player(self, number: int, command: Command) -> Play:
         if isinstance(command, Dispatch):
@@ -172,14 +200,27 @@ class CudaProgram:
             return self._copier(command)
         if isinstance(command, Fill):
             return self._filler(command)
+        if isinstance(command, SliceCopy):
+            return self._slicer(command)
         if isinstance(command, LibraryCall):
             return self._device.libraries.player(command, [self._where(b) for b in command.buffers])
+        if isinstance(command, (If, Loop)):
+            return _recorded_only
         raise UnsupportedOp(
             "cuda",
             "no such command on this device",
             received=type(command).__name__,
             advice="Compile for another device",
         )
+
+    def _slicer(self, command: SliceCopy) -> Play:
+        places = [self._where(r) for r in (command.target, command.source, command.index)]
+
+        def play(stream: Any, handles: Sequence[int]) -> None:
+            target, source, index = (p.address(handles) for p in places)
+            copy_slice(self._device, command, target, source, index, stream)
+
+        return play
 
     def _launcher(self, command: Dispatch, kernel: GpuKernel, launch: Launch, scratch: int) -> Play:
         """Queues one launch. The words of its arguments are written anew for each: the driver takes
@@ -205,11 +246,15 @@ class CudaProgram:
         at = ctypes.addressof(pointers)
         moving = [(i, w) for i, w in enumerate(wheres) if w is not None]
         geometry = (*launch.grid, *launch.block)
+        room = launch.shared_bytes if launch.shared_bytes > DECLARED_SHARED_BYTES else 0
+        if room:
+            most = driver.api.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+            driver.check("shared memory", driver.api.cuFuncSetAttribute(function, most, room))
 
         def play(stream: Any, handles: Sequence[int], keep: Any = pointers) -> None:
             for i, w in moving:
                 words[i] = handles[w.argument] + w.offset
-            status = start(function, *geometry, 0, stream, at, 0)[0]
+            status = start(function, *geometry, room, stream, at, 0)[0]
             if status.value:
                 driver.fail(f"launch of {launch.entry}", status)
 
@@ -325,18 +370,28 @@ class CudaProgram:
             driver.check("cuGraphExecDestroy", driver.api.cuGraphExecDestroy(old))
         return graph
 
-    def _record(self, recording: Recording, graph: Any, handles: Sequence[int]) -> None:
-        """Add all commands; those that have nothing to do with each other may run at once."""
-        ends: list[Any] = []
-        for start in range(0, len(self._steps), BATCH):
-            batch = self._steps[start : start + BATCH]
+    def _record(
+        self,
+        recording: Recording,
+        graph: Any,
+        handles: Sequence[int],
+        steps: Sequence[Step] | None = None,
+        ends: Sequence[Any] = (),
+    ) -> Nodes:
+        """Add commands, those of the whole run unless others are given, after the nodes `ends`;
+        those that have nothing to do with each other may run at once. Returns the last nodes."""
+        steps = self._steps if steps is None else steps
+        last = list(ends)
+        for start in range(0, len(steps), BATCH):
+            batch = steps[start : start + BATCH]
             nodes: list[list[Any]] = []
             leaves = set(range(len(batch)))
             for step, before in zip(batch, dependencies(batch, handles), strict=True):
                 leaves -= set(before)
-                after = [n for b in before for n in nodes[b]] or ends
+                after = [n for b in before for n in nodes[b]] or last
                 nodes.append(self._add(recording, graph, after, step, handles))
-            ends = [n for leaf in sorted(leaves) for n in nodes[leaf]]
+            last = [n for leaf in sorted(leaves) for n in nodes[leaf]]
+        return last
 
     def _add(
         self, recording: Recording, graph: Any, after: list[Any], step: Step, handles: Sequence[int]
@@ -344,6 +399,10 @@ class CudaProgram:
         def queue(stream: Any) -> None:
             step.play(stream, handles)
 
+        if isinstance(step.command, If):
+            return self._add_branch(recording, graph, after, step, handles)
+        if isinstance(step.command, Loop):
+            return self._add_loop(recording, graph, after, step, step.command, handles)
         if step.predicate is None:
             return recording.commands(graph, after, queue)
         word = step.predicate.address(handles)
@@ -351,12 +410,56 @@ class CudaProgram:
             graph, after, word, lambda inner: recording.commands(inner, [], queue)
         )
 
+    def _add_branch(
+        self, recording: Recording, graph: Any, after: list[Any], step: Step, handles: Sequence[int]
+    ) -> list[Any]:
+        assert isinstance(step.command, If)
+        word = self._where(step.command.condition).address(handles)
+        for body, unless in zip(step.bodies, (False, True), strict=True):
+            if body:
+                after = recording.condition(
+                    graph,
+                    after,
+                    word,
+                    lambda inner, body=body: self._record(recording, inner, handles, body),  # type: ignore[misc]
+                    unless=unless,
+                )
+        return after
+
+    def _add_loop(
+        self,
+        recording: Recording,
+        graph: Any,
+        after: list[Any],
+        step: Step,
+        loop: Loop,
+        handles: Sequence[int],
+    ) -> list[Any]:
+        def address(ref: BufferRef | None) -> int:
+            return 0 if ref is None else self._where(ref).address(handles)
+
+        words = Words(*map(address, (loop.counter, loop.count, loop.condition, loop.iterations)))
+        test, body = step.bodies
+        return add_loop(
+            recording,
+            graph,
+            after,
+            loop,
+            words,
+            lambda inner, ends: self._record(recording, inner, handles, test, ends),
+            lambda inner, ends: self._record(recording, inner, handles, body, ends),
+        )
+
     def command_seconds(self, handles: Sequence[int]) -> list[float]:
         """Device time of each command, measured alone on these buffers."""
-        return [
-            seconds_of(self._device, lambda stream, step=step: step.play(stream, handles))  # type: ignore[misc]
-            for step in self._steps
-        ]
+        return [self._seconds(step, handles) for step in self._steps]
+
+    def _seconds(self, step: Step, handles: Sequence[int]) -> float:
+        if step.bodies:
+            return seconds_of_recorded(
+                self._device, lambda r: self._add(r, r.graph, [], step, handles)
+            )
+        return seconds_of(self._device, lambda stream: step.play(stream, handles))
 
     def __del__(self) -> None:
         graphs = getattr(self, "_graphs", {})
@@ -409,7 +512,7 @@ def dependencies(steps: Sequence[Step], handles: Sequence[int]) -> list[list[int
             if known >> b & 1:
                 continue
             if (
-                (step.shares and step.shares == steps[b].shares)
+                step.shares & steps[b].shares
                 or _overlap(reads[n], writes[b])
                 or _overlap(writes[n], reads[b])
                 or _overlap(writes[n], writes[b])
@@ -419,6 +522,10 @@ def dependencies(steps: Sequence[Step], handles: Sequence[int]) -> list[list[int
         result.append(before)
         ancestors.append(known)
     return result
+
+
+def _recorded_only(stream: Any, handles: Sequence[int]) -> None:
+    raise CompilerBug("cuda program", "a branch or a loop is recorded, never queued by itself")
 
 
 def _overlap(a: Sequence[tuple[int, int]], b: Sequence[tuple[int, int]]) -> bool:

@@ -13,7 +13,7 @@ import numpy as np
 from niello.backends.cuda.render_prelude import DEFINITIONS
 from niello.codegen.gpu.blocks import Val
 from niello.codegen.gpu.c_style import CStyle
-from niello.codegen.gpu.kernel import GpuKernel
+from niello.codegen.gpu.kernel import DECLARED_SHARED_BYTES, GpuKernel
 from niello.codegen.gpu.registers import Reg
 from niello.codegen.gpu.render import Entry
 from niello.codegen.gpu.render import render as render_shared
@@ -24,7 +24,8 @@ from niello.core.errors import CompilerBug
 from niello.kernel.ir import Kernel, Param
 from niello.kernel.routine import Routine
 
-TARGET = GpuTarget(slices=4, tiles=("tensor", "registers"))
+# On every GPU from compute capability 8.0 a block may have 99 KB, of which a kernel declares 48.
+TARGET = GpuTarget(slices=8, tiles=("tensor", "registers"), most_shared_bytes=96 << 10)
 # Functions whose own expansion is closer than the device library's, which is off by 3 ulp or more.
 _EXPANDED = frozenset(("pow", "tan", "sinh", "atan2", "asinh", "acosh", "atanh"))
 
@@ -77,7 +78,7 @@ def _entry_text(entry: Entry) -> str:
     bounds = f"{entry.threads}, {entry.resident}" if entry.resident > 1 else str(entry.threads)
     lines = [
         f'extern "C" __global__ void __launch_bounds__({bounds}) {entry.name}({parameters}) {{',
-        *("  " + dialect.shared_line(n, r, size) for n, (r, size) in entry.shared.items()),
+        *("  " + line for line in _shared_lines(entry, dialect)),
         "  const int tid = threadIdx.x;",
         "  const int block = blockIdx.x;"
         if entry.grid[1] == 1
@@ -86,6 +87,18 @@ def _entry_text(entry: Entry) -> str:
         "}",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _shared_lines(entry: Entry, dialect: CudaDialect) -> list[str]:
+    """The arrays that threads share: declared one by one, or pieces of what a launch brings along
+    where they are more than a kernel may declare."""
+    if entry.shared_bytes <= DECLARED_SHARED_BYTES:
+        return [dialect.shared_line(n, r, size) for n, (r, size) in entry.shared.items()]
+    lines, offset = ["extern __shared__ uint4 nl_room[];"], 0
+    for name, (reg, size) in entry.shared.items():
+        lines.append(f"{_TYPES[reg]}* const {name} = ({_TYPES[reg]}*)(nl_room + {offset});")
+        offset += -(-size * reg.bytes // 16)
+    return lines
 
 
 class CudaDialect(CStyle):

@@ -186,7 +186,8 @@ template <class T> __device__ inline T nl_mod_unsigned(T a, T b) { return b == 0
 )
 
 # --- tensor cores ---------------------------------------------------------------------------------
-# Sixteen bytes from memory to shared memory, or zeros; nl_copies_done waits for the thread's own.
+# Sixteen bytes from memory to shared memory, or zeros. What a thread has started since the last
+# nl_copies_close is a group; nl_copies_wait waits until at most `left` groups, 0 to 3, are left.
 _define(
     "nl_copy_16",
     """
@@ -199,9 +200,22 @@ __device__ inline void nl_copy_16(unsigned* to, const unsigned short* from, long
 """,
 )
 _define(
-    "nl_copies_done",
+    "nl_copies_close",
     """
-__device__ inline void nl_copies_done() { asm volatile("cp.async.wait_all;" ::: "memory"); }
+__device__ inline void nl_copies_close() {
+  asm volatile("cp.async.commit_group;" ::: "memory");
+}
+""",
+)
+_define(
+    "nl_copies_wait",
+    """
+__device__ inline void nl_copies_wait(int left) {
+  if (left == 0) asm volatile("cp.async.wait_group 0;" ::: "memory");
+  if (left == 1) asm volatile("cp.async.wait_group 1;" ::: "memory");
+  if (left == 2) asm volatile("cp.async.wait_group 2;" ::: "memory");
+  if (left == 3) asm volatile("cp.async.wait_group 3;" ::: "memory");
+}
 """,
 )
 _define(

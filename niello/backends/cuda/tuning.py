@@ -78,16 +78,26 @@ def _seconds(device: CudaDevice, call: Call) -> float:
     return _measure(device, call, count) if count > 1 else once
 
 
-def _measure(device: CudaDevice, call: Call, count: int) -> float:
-    driver, api = device.driver, device.driver.api
+def seconds_of_recorded(device: CudaDevice, record: Callable[[Recording], object]) -> float:
+    """Device time of what `record` adds to a graph."""
+    with device.lock:
+        return _launched(device, record)
 
+
+def _measure(device: CudaDevice, call: Call, count: int) -> float:
     def queue(stream: Any) -> None:
         for _ in range(count):
             call(stream)
 
+    return _launched(device, lambda r: r.commands(r.graph, [], queue)) / count
+
+
+def _launched(device: CudaDevice, record: Callable[[Recording], object]) -> float:
+    """The best time of three launches of a graph, after one to warm up."""
+    driver, api = device.driver, device.driver.api
     recording = Recording(device)
     try:
-        recording.commands(recording.graph, [], queue)
+        record(recording)
         graph = recording.finish()
     finally:
         recording.close()
@@ -102,4 +112,4 @@ def _measure(device: CudaDevice, call: Call, count: int) -> float:
                 best = min(best, time.perf_counter() - started)
     finally:
         driver.check("cuGraphExecDestroy", api.cuGraphExecDestroy(graph))
-    return best / count
+    return best

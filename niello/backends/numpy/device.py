@@ -129,7 +129,6 @@ class NumpyLoaded:
         else:
             raise CompilerBug("numpy device", "an unknown command", received=repr(command))
 
-
     def _copy_slice(self, memory: list[Array], command: SliceCopy) -> None:
         index, size = self._word(memory, command.index), command.bytes
         start, end = index * command.target_step, index * command.source_step

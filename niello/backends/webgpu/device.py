@@ -26,12 +26,13 @@ from niello.codegen.gpu.kernel import GpuKernel
 from niello.codegen.gpu.target import GpuTarget
 from niello.core.errors import CompilerBug, DeviceError, DeviceLost, OutOfMemory
 from niello.kernel.ir import Kernel
+from niello.kernel.routine import Routine
 from niello.runtime.buffer import Buffer, show_bytes
 from niello.runtime.commands import LibraryCall, Program
 from niello.runtime.target import Claim, CompileOptions, Loaded
 from niello.runtime.tensor_data import TensorData
 
-Render = Callable[[Kernel, GpuTarget], GpuKernel]
+Render = Callable[[Kernel | Routine, GpuTarget], GpuKernel]
 
 # DLPack's number for WebGPU buffers.
 _DLPACK_WEBGPU = 15
@@ -166,7 +167,7 @@ class WebGpuDevice:
 
         return WebGpuProgram(self, program, unpack(image, program))
 
-    def render(self, kernel: Kernel) -> GpuKernel:
+    def render(self, kernel: Kernel | Routine) -> GpuKernel:
         """WGSL and launches of a kernel."""
         return self._render(kernel, self.target)
 

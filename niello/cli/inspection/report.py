@@ -67,7 +67,12 @@ def kernels(model: Model) -> Table:
     for box in model.boxes:
         inside = ", ".join(o.name for o in box.operations)
         writes = "".join(f" → {name}" for name in box.written)
-        cells = [str(box.number), Text(box.title), Text(inside + writes), data_size(box.bytes)]
+        cells: list[str | Text] = [
+            str(box.number),
+            Text(box.title),
+            Text(inside + writes),
+            data_size(box.bytes),
+        ]
         table.add_row(*cells, *([milliseconds(box.seconds)] if timed else []))
     return table
 

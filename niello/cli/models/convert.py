@@ -24,6 +24,9 @@ from niello.cli.models.values import assignments, feeds, files_of, sizes_of
 
 # A result may differ from the source runtime's by so much of its largest value.
 TOLERANCES = {"float64": 1e-9, "float32": 1e-3, "float16": 3e-2, "bfloat16": 8e-2}
+HALF_TOLERANCE = 8e-2  # where --half asks for rounding
+QUANTIZED_TOLERANCE = 5e-2  # one rounding to the other side moves a result by a whole step
+_QUANTIZED = frozenset(("quantize", "dequantize", "dynamic_quantize_linear", "integer_matmul"))
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,7 @@ def run(options: Options, console: Console) -> int:
         checks = []
         if options.check:
             step("comparing with the source runtime")
-            checks = compare(model, made, given, files, options.tolerance)
+            checks = compare(model, made, given, files, tolerance_of(options, computed))
         step(f"writing {options.out}")
         nl.save(
             options.out, made, append=options.append, graph=options.graph,
@@ -107,6 +110,17 @@ def half_type(name: str | None) -> nl.DType | None:
     if name not in ("float16", "bfloat16"):
         raise errors.ConfigError("--half", "is float16 or bfloat16", received=name)
     return nl.float16 if name == "float16" else nl.bfloat16
+
+
+def tolerance_of(options: Options, computed: Computed) -> float | None:
+    """What --check allows: the user's number, that of half or quantized models, or None for that
+    of each result's type."""
+    if options.tolerance is not None:
+        return options.tolerance
+    if options.half is not None:
+        return HALF_TOLERANCE
+    quantized = any(o.op.name in _QUANTIZED for o in computed.graph.operations)
+    return QUANTIZED_TOLERANCE if quantized else None
 
 
 def compare(

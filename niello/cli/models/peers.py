@@ -48,10 +48,10 @@ class Session:
 
 
 def source_results(model: Model, values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The results of the runtime that the model comes from, or of Niello's reference device.
+    """The results of the runtime that the model comes from.
 
-    ONNX models run in ONNX Runtime, which must be installed; packages on the numpy device, kernel
-    by kernel as their meaning says. Raises ConfigError.
+    ONNX models run in ONNX Runtime, which must be installed; packages on the default device
+    without optimisation, operation by operation. Raises ConfigError.
     """
     if model.title == ONNX:
         if onnx_runtime() is None:
@@ -64,7 +64,7 @@ def source_results(model: Model, values: Mapping[str, np.ndarray]) -> dict[str, 
         results = session.run(values)
         return _flat(dict(zip(session.outputs, results, strict=True)))
     sizes = {n: v.shape for n, v in values.items()}
-    reference = model.computed(sizes, {}).compile("numpy", nl.CompileOptions(optimise=False))
+    reference = model.computed(sizes, {}).compile(None, nl.CompileOptions(optimise=False))
     return {n: v.numpy() for n, v in reference.run(dict(values)).items()}
 
 

@@ -12,6 +12,7 @@ import niello as nl
 from niello import errors
 
 Sizes = Mapping[str, tuple[int, ...]]
+Values = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ class Model(Protocol):
     def outputs(self) -> Sequence[str]:
         """Names of the results."""
 
-    def computed(self, sizes: Sizes, values: Mapping[str, Any]) -> Computed:
+    def computed(self, sizes: Sizes, values: Values) -> Computed:
         """The graph for inputs of these sizes; `values` are inputs that decide shapes."""
 
     def executable(
@@ -76,7 +77,7 @@ class Model(Protocol):
         device: str | None,
         options: nl.CompileOptions,
         sizes: Sizes,
-        values: Mapping[str, Any],
+        values: Values,
     ) -> nl.Executable:
         """Ready to run."""
 
@@ -125,26 +126,33 @@ class Imported:
     def outputs(self) -> Sequence[str]:
         return tuple(self._model.outputs)
 
-    def computed(self, sizes: Sizes, values: Mapping[str, Any]) -> Computed:
-        given = {
-            name: t.shape
-            for name, t in static_types(self, sizes).items()
-            if name in sizes or not self.inputs[name].is_static
-        }
-        found = self._model.specialise({**given, **values})
+    def computed(self, sizes: Sizes, values: Values) -> Computed:
+        static = static_types(self, sizes)
+        given = {n: t.static_shape for n, t in static.items() if not self.inputs[n].is_static}
+        found = self._open(given, values) or self._model.specialise({**sizes, **given, **values})
         results: dict[str, nl.Tensor] = {}
         for name, value in found.outputs.items():
             results |= _tensors(name, value, found.graph)
         inputs = {n: t for n, t in found.inputs.items() if t in found.placeholders}
-        types = {n: t.type for n, t in inputs.items()}
+        types = {n: t.type if t.type.is_static else static[n] for n, t in inputs.items()}
         return Computed(found.graph, inputs, results, (), types)
+
+    def _open(self, given: Sizes, values: Values) -> Any:
+        """The graph with the sizes open that the model leaves open, so that a package can be
+        compiled for others; None where the model computes with them in ways that need numbers."""
+        if not given or values:
+            return None
+        try:
+            return self._model.specialise({})
+        except errors.NielloError:
+            return None
 
     def executable(
         self,
         device: str | None,
         options: nl.CompileOptions,
         sizes: Sizes,
-        values: Mapping[str, Any],
+        values: Values,
     ) -> nl.Executable:
         return self.computed(sizes, values).compile(device, options)
 
@@ -203,7 +211,7 @@ class Packaged:
     def outputs(self) -> Sequence[str]:
         return self.function.results
 
-    def computed(self, sizes: Sizes, values: Mapping[str, Any]) -> Computed:
+    def computed(self, sizes: Sizes, values: Values) -> Computed:
         found = self.package.computation(self.function)
         inputs = dict(zip(self.function.inputs, found.inputs, strict=True))
         results = dict(zip(self.function.results, found.targets, strict=True))
@@ -216,7 +224,7 @@ class Packaged:
         device: str | None,
         options: nl.CompileOptions,
         sizes: Sizes,
-        values: Mapping[str, Any],
+        values: Values,
     ) -> nl.Executable:
         held = self._held(sizes)
         types = held if held is not None else static_types(self, sizes)

@@ -122,7 +122,7 @@ def picture(path: Path, kind: nl.TensorType, range_name: str, name: str) -> np.n
     """
     channels_at, height, width, channels = _layout(kind, name)
     image = _opened(path).convert("L" if channels == 1 else "RGB").resize((width, height))
-    pixels = np.asarray(image, np.float32).reshape(height, width, channels)
+    pixels: Any = np.asarray(image, np.float32).reshape(height, width, channels)
     if range_name == "0..1":
         pixels = pixels / 255
     elif range_name == "-1..1":

@@ -8,6 +8,8 @@ from niello.codegen.gpu.target import GpuTarget
 from niello.codegen.gpu.tile_choice import Tile
 from niello.codegen.gpu.tiles import BlockTiles, RegisterTiles
 from niello.codegen.gpu.tiles_tensor import TensorTiles
+from niello.core.nodes import walk
+from niello.kernel.ir import Load
 
 # By the names that targets use.
 INNER_TILES: dict[str, type[RegisterTiles] | type[TensorTiles]] = {
@@ -25,7 +27,8 @@ def _kind(
         reason = INNER_TILES[name].refusal(c, target)
         if not reason:
             return INNER_TILES[name], reasons
-        reasons.append(f"no {name} tiles: {reason}")
+        if any(isinstance(x, Load) and x.dtype.is_half for x in walk([c.a, c.b])):
+            reasons.append(f"no {name} tiles: {reason}")
     return RegisterTiles, reasons
 
 

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 
 # Every buffer that is bound must begin at a multiple of this: accesses of 128 bits rely on it.
 ALIGNMENT = 16
+# Of shared memory, what the source declares; a launch that needs more brings all of it along.
+DECLARED_SHARED_BYTES = 48 << 10
 # Bytes are reached in words of this size: the bytes up to the next multiple belong to the buffer.
 WORD_BYTES = 4
 
@@ -38,7 +40,8 @@ class Argument:
 class Launch:
     """One launch of an entry point of the source. Arguments are passed, or bound, in order from 0.
 
-    `shared_bytes` are declared in the source itself; they are given to be compared with limits.
+    `shared_bytes` up to DECLARED_SHARED_BYTES are declared in the source itself, and given to be
+    compared with limits; a launch with more asks for them.
     """
 
     entry: str

@@ -43,6 +43,11 @@ class Entry:
     stage: int
     resident: int = 1  # blocks that a processor should hold at once
 
+    @property
+    def shared_bytes(self) -> int:
+        """Bytes of the shared arrays, each at a multiple of 16."""
+        return sum(-(-r.bytes * n // 16) * 16 for r, n in self.shared.values())
+
 
 Writer = Callable[[Sequence[Entry]], str]
 
@@ -190,11 +195,11 @@ def entry_launch(entry: Entry, target: GpuTarget) -> Launch:
             received=f"{len(arguments)} buffers",
             advice="Stitch fewer operations together",
         )
-    bytes = sum(r.bytes * n for r, n in entry.shared.values())
-    if bytes > target.shared_bytes:
+    bytes, most = entry.shared_bytes, max(target.shared_bytes, target.most_shared_bytes)
+    if bytes > most:
         raise LimitExceeded(
             f"kernel {entry.name}",
-            f"a block of this device shares {target.shared_bytes} bytes",
+            f"a block of this device shares {most} bytes",
             received=f"{bytes} bytes",
         )
     return Launch(entry.name, entry.grid, (entry.threads, 1, 1), bytes, tuple(arguments))

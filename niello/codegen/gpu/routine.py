@@ -22,7 +22,7 @@ from niello.codegen.gpu.routine_uniform import deciding
 from niello.codegen.gpu.target import GpuTarget
 from niello.codegen.transcendental import Native, expand_statements
 from niello.core.errors import CompilerBug
-from niello.kernel.ir import Const, Expr
+from niello.kernel.ir import Const, Expr, Range
 from niello.kernel.routine import (
     Body,
     Cell,
@@ -60,13 +60,22 @@ def render_routine(
         return GpuKernel(made.name, "", ())
     root = Block(1)
     scope = Scope(None, root)
-    grid = entry_grid(made.teams, target)
+    grid = entry_grid(memory.blocks, target)
+    several = memory.blocks < made.teams  # teams that a block takes one after the other
     alone = grid[0] * grid[1] == made.teams
     inner = scope if alone else scope.inner(closed=True)
     writer = RoutineWriter(em, memory)
-    inner.ranges[made.team] = Val("block", Reg.I32)
+    inner.ranges[made.team] = Val("team" if several else "block", Reg.I32)
+    inner.ranges[memory.block] = Val("block", Reg.I32)
     writer.body(made.body, inner)
-    if not alone:
+    if several:
+        writer.settle(inner)
+        first = dialect.loop("team", "block", str(made.teams), str(memory.blocks))
+        if grid[0] * grid[1] == memory.blocks:
+            scope.block.close(first, inner.block)
+        else:
+            scope.block.close(f"if (block < {memory.blocks}) {{ {first}", inner.block, "} }")
+    elif not alone:
         scope.block.close(f"if (block < {made.teams}) {{", inner.block)
     params = tuple(sorted(em.used, key=lambda p: p.slot))
     entry = Entry(
@@ -79,7 +88,7 @@ def render_routine(
         tuple(root.lines),
         0,
     )
-    note = f"{name}: {made.teams} teams of {members}"
+    note = f"{name}: {made.teams} teams of {members}, {memory.blocks} at once"
     launch = entry_launch(entry, target)
     scratch = tuple(memory.scratch)
     return GpuKernel(made.name, write([entry]), (launch,), scratch, notes=(note,))
@@ -125,9 +134,9 @@ class RoutineWriter:
         for s in body:
             self.statement(s, scope)
 
-    def block(self, head: str, body: Body, scope: Scope, ranges: dict[Var, Val]) -> Block:
+    def block(self, head: str, body: Body, scope: Scope, ranges: dict[Range, Val]) -> Block:
         """A body in brackets; its lines are added by the caller."""
-        inner = scope.inner(dict(ranges), closed=True)
+        inner = scope.inner(ranges, closed=True)
         self.body(body, inner)
         if not self.inside:
             self.settle(inner)

@@ -20,8 +20,10 @@ from niello.kernel.routine import (
     Place,
     Routine,
     Scan,
+    Var,
     statements,
     value_dtype,
+    var,
 )
 
 
@@ -44,7 +46,8 @@ def exchange_name(number: int, reg: Reg) -> str:
 @dataclass
 class Memory:
     """The places of a routine. `shared` fills as they are used; `scratch` are the buffers, in
-    bytes, of locals that do not fit the memory of a block."""
+    bytes, of locals that do not fit the memory of a block. There is one of these for each of
+    `blocks`, which then take more than one team, one after the other."""
 
     made: Routine
     target: GpuTarget
@@ -54,17 +57,32 @@ class Memory:
     spilled: dict[Local, Param] = field(default_factory=dict)
     atomic: set[Place] = field(default_factory=set)
 
+    @property
+    def blocks(self) -> int:
+        """Blocks of threads that are launched."""
+        resident = max(1, self.target.fill // self.members)
+        return min(self.made.teams, resident) if self.spilled else self.made.teams
+
+    @property
+    def block(self) -> Var:
+        """The number of the block that runs."""
+        return var("block", int64, 0, max(0, self.blocks - 1))
+
     def __post_init__(self) -> None:
         arrays = exchange_arrays(self.made)
         left = self.target.shared_bytes - 64
         left -= sum(r.bytes for r in arrays.values()) * self.members
         teams = [t for t in self.made.locals if t.space == "team"]
+        large: list[Local] = []
         for t in sorted(teams, key=lambda t: t.elements * register_of(t.dtype).bytes):
             size = t.elements * register_of(t.dtype).bytes
             if size <= left:
                 left -= size
-                continue
-            elements = t.elements * self.made.teams
+            else:
+                large.append(t)
+        resident = max(1, self.target.fill // self.members)
+        for t in large:
+            elements = t.elements * min(self.made.teams, resident)
             slot = SCRATCH_SLOT + len(self.scratch)
             self.spilled[t] = Param(slot, t.dtype, elements, True)
             self.scratch.append(-(-elements * t.dtype.itemsize // 256) * 256)
@@ -86,7 +104,7 @@ class Memory:
     def index(self, place: Place, index: Expr) -> Expr:
         """The element of the buffer."""
         if isinstance(place, Local) and place in self.spilled:
-            return self.made.team * const(place.elements, int64) + index
+            return self.block * const(place.elements, int64) + index
         return index
 
     def name(self, place: Local) -> str:

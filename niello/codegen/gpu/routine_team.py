@@ -9,7 +9,7 @@ from niello.codegen.gpu.blocks import Scope, Val
 from niello.codegen.gpu.registers import Reg, register, register_of
 from niello.codegen.gpu.routine_memory import exchange_name
 from niello.core.nodes import walk
-from niello.kernel.ir import Const, Expr
+from niello.kernel.ir import Const, Expr, Range
 from niello.kernel.routine import (
     Combine,
     Fold,
@@ -33,12 +33,22 @@ def spread_lines(writer: RoutineWriter, s: Spread, scope: Scope) -> list[Place]:
     """The iterations of each thread; returns the places that they write."""
     em, dialect = writer.em, writer.dialect
     members = writer.memory.members
-    count = em.converted(em.value(s.count, scope), Reg.I32).text
+    counts = [em.converted(em.value(e, scope), Reg.I32) for e in (*s.extents, s.count)]
+    whole: Expr = s.count
+    for e in s.extents:
+        whole = whole * e
+    count = em.converted(em.value(whole, scope), Reg.I32).text
     inner = scope.inner(closed=True)
     private_arrays(writer, s, inner)
-    few = isinstance(s.count, Const) and s.count.value <= members
+    few = isinstance(whole, Const) and whole.value <= members
     name = "tid" if few else em.name("m")
-    inner.ranges[s.var] = Val(name, Reg.I32)
+    rest = name
+    for n in range(len(s.outer), 0, -1):
+        variable = s.outer[n] if n < len(s.outer) else s.var
+        at = em.constant(inner, Reg.I32, f"{rest} % {counts[n].text}", "m")
+        inner.ranges[variable] = at
+        rest = em.constant(inner, Reg.I32, f"{rest} / {counts[n].text}", "m").text
+    inner.ranges[s.outer[0] if s.outer else s.var] = Val(rest, Reg.I32)
     writer.body(s.body, inner)
     head = f"if (tid < {count}) {{" if few else dialect.loop(name, "tid", count, str(members))
     scope.block.close(head, inner.block)
@@ -90,11 +100,11 @@ class TeamWriter:
         self, s: Fold | Scan, left: Sequence[Val], right: Sequence[Val], scope: Scope
     ) -> list[Val]:
         """The two tuples together; they may be elements of arrays and are read once."""
-        names: dict[Var, Val] = {}
+        names: dict[Range, Val] = {}
         for v, x in zip((*s.left, *s.right), (*left, *right), strict=True):
             held = self.em.converted(x, register(v))
             names[v] = self.em.constant(scope, held.reg, held.text)
-        inner = scope.beside(dict(names))
+        inner = scope.beside(names)
         inner.closed = True
         return [
             self.em.converted(self.em.value(e, inner), register_of(e.dtype)) for e in s.combined

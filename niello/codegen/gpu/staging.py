@@ -17,7 +17,7 @@ from niello.codegen.gpu.flat import Flat, Rewriter, flatten
 from niello.codegen.gpu.registers import Reg
 from niello.core.nodes import walk
 from niello.kernel.bounds import affine
-from niello.kernel.ir import Expr, Load, Range, free_ranges
+from niello.kernel.ir import Cast, Expr, Load, Range, free_ranges
 
 TID = "tid"  # the number of the thread in its block
 
@@ -158,7 +158,9 @@ class Staging:
         for n, line in enumerate(held):
             base = self.point(scope, n, k, stop)
             axis = self.k.lane if self.along_k else self.own.lane
-            guards = em.guards(base)
+            # A load is zero by itself where its point does not exist; whatever looks at what it
+            # gives would wait for it.
+            guards = [] if _loaded(self.expr) else em.guards(base)
             lanes = Lanes(base, axis, [em.literal(x, Reg.I32) for x in range(self.width)])
             for target, inner in zip(line, lanes.scopes, strict=True):
                 text = em.converted(em.value(self.expr, inner), self.reg).text
@@ -166,6 +168,11 @@ class Staging:
                     zero = em.dialect.literal(0, self.reg)
                     text = em.dialect.select(em.dialect.all_of(guards), text, zero)
                 scope.block.add(f"{target.text} = {text};")
+
+
+def _loaded(expr: Expr) -> bool:
+    """A load, in whatever type."""
+    return isinstance(expr, Load) or (isinstance(expr, Cast) and _loaded(expr.x))
 
 
 class RegisterStaging(Staging):

@@ -16,7 +16,9 @@ from niello.core.dtypes import bool_
 
 _LEAST_PART = 128  # points of k that are worth a block of their own
 _MOST_PARTS = 256
-_START = 700.0  # cycles before the first multiplication of a block, and after the last
+_START = 700.0  # cycles of a block around its multiplications
+_GATHER = 1500.0  # cycles in which its slices add up their sums
+_LAUNCH = 3000.0  # cycles before the first block multiplies and after the last
 _AGAIN = 5000.0  # cycles of another launch
 _BYTES = 1500.0  # that the device moves in a cycle
 
@@ -50,33 +52,31 @@ class Tile:
 
 
 REGISTER_TILES = (
-    Tile(128, 128, 8, speed=0.75),
-    Tile(128, 64, 16, 16, 8, 2, speed=0.72),
-    Tile(64, 128, 16, 8, 16, 2, speed=0.72),
-    Tile(96, 64, 16, 8, 16, 2, speed=0.7),
-    Tile(64, 96, 16, 16, 8, 2, speed=0.7),
-    Tile(64, 64, 32, 8, 8, 4, speed=0.65),
-    Tile(96, 32, 32, 8, 8, 4, speed=0.6),
-    Tile(64, 32, 32, 8, 8, 4, speed=0.5),
-    Tile(32, 64, 32, 8, 8, 4, speed=0.5),
-    Tile(32, 32, 32, 8, 8, 4, speed=0.4),
-    Tile(128, 64, 16, speed=0.55),
-    Tile(64, 128, 16, speed=0.55),
+    Tile(128, 128, 8, speed=0.7),
+    Tile(128, 64, 32, 8, 8, 4, speed=0.64),
+    Tile(64, 128, 16, 8, 8, 4, speed=0.62),
+    Tile(96, 64, 16, 8, 8, 4, speed=0.58),
+    Tile(64, 96, 16, 16, 8, 2, speed=0.6),
+    Tile(96, 32, 32, 8, 4, 8, speed=0.42),
+    Tile(32, 32, 32, 8, 8, 8, speed=0.33),
+    Tile(128, 64, 16, speed=0.58),
+    Tile(64, 128, 16, speed=0.58),
     Tile(64, 64, 16, speed=0.45),
     Tile(128, 32, 16, speed=0.4),
     Tile(64, 32, 32, speed=0.35),
     Tile(32, 64, 32, speed=0.35),
-    Tile(32, 32, 32, speed=0.3),
-    Tile(32, 32, 16, speed=0.25),
+    Tile(32, 32, 32, speed=0.25),
+    Tile(32, 32, 16, speed=0.2),
 )
 # By warps, each of which multiplies pieces of 16 x 8.
 TENSOR_TILES = (
-    Tile(128, 128, 32, 2, 4, speed=0.5),
-    Tile(128, 64, 32, 4, 2, speed=0.4),
-    Tile(64, 128, 32, 2, 4, speed=0.4),
-    Tile(64, 64, 32, 2, 4, speed=0.3),
-    Tile(32, 64, 32, 2, 4, speed=0.18),
-    Tile(64, 32, 32, 4, 2, speed=0.18),
+    Tile(128, 256, 32, 2, 4, speed=0.81),
+    Tile(128, 128, 32, 2, 2, speed=0.8),
+    Tile(128, 64, 32, 2, 2, speed=0.65),
+    Tile(64, 128, 32, 2, 2, speed=0.65),
+    Tile(64, 64, 32, 2, 2, speed=0.45),
+    Tile(32, 64, 32, 2, 2, speed=0.25),
+    Tile(64, 32, 32, 2, 2, speed=0.25),
 )
 
 
@@ -142,7 +142,7 @@ def _cycles(c: Contraction, target: GpuTarget, tile: Tile, parts: int, rate: flo
     blocks = _blocks(c, tile)
     work = tile.rows * tile.columns * -(-c.extent(c.k) // parts) / (rate * tile.speed)
     rounds = -(-blocks * parts // _processors(target))
-    total = rounds * (work + _START)
+    total = _LAUNCH + rounds * (work + _START + (_GATHER if tile.slices > 1 else 0.0))
     if parts > 1:
         results = c.extent((*c.z, *c.m, *c.n)) * register_of(c.dtype).bytes
         total += _AGAIN + 2 * parts * results / _BYTES

@@ -28,7 +28,6 @@ from niello.core.nodes import walk
 from niello.kernel.ir import Expr, Load, Store, free_ranges
 
 _BAND = 8  # rows of blocks that run together, so that they share what they read
-_EXCHANGED = 12 << 10  # bytes through which slices hand over their sums
 _RATE = 128.0  # multiplications of a processor in a cycle
 
 
@@ -117,12 +116,12 @@ class BlockTiles(ABC):
         """Row and column of a block, and its batch. Blocks go down bands of rows."""
         em, rows, columns = self.em, self.row_blocks, self.column_blocks
         batch = em.constant(scope, Reg.I32, f"({block} / {rows * columns})", "bz")
-        place = em.constant(scope, Reg.I32, f"({block} % {rows * columns})", "b").text
+        place = em.constant(scope, Reg.I32, f"({block} % {rows * columns})", "place").text
         if rows <= _BAND or columns <= _BAND:
             row = em.constant(scope, Reg.I32, f"({place} / {columns})", "bm").text
             return row, em.constant(scope, Reg.I32, f"({place} % {columns})", "bn").text, batch
         band = em.constant(scope, Reg.I32, f"({place} / {_BAND * columns})", "band").text
-        inside = em.constant(scope, Reg.I32, f"({place} % {_BAND * columns})", "b").text
+        inside = em.constant(scope, Reg.I32, f"({place} % {_BAND * columns})", "place").text
         high = str(_BAND)
         if rows % _BAND:
             last = f"({band} == {rows // _BAND})"
@@ -231,6 +230,8 @@ class RegisterTiles(BlockTiles):
         super().__init__(em, c, target, self.plan(c, target)[0])
         tile = self.tile
         self.threads = tile.threads
+        held = tile.rows * tile.columns * tile.slices  # sums of a block
+        self.resident = 2 if max(held, 64 * self.threads) <= 1 << 14 else 1
         self.buffers = buffers_for(tile, self.reg.bytes, target)
         self.row_count, self.column_count = tile.per_thread
         self.column_group = group_of(self.column_count)
@@ -272,6 +273,7 @@ class RegisterTiles(BlockTiles):
             )
             for side in sides
         )
+        self.exchange = max(a.array, b.array, key=lambda name: self.shared[name][1])
         held = [a.begin(scope), b.begin(scope)]
         current = None
         if self.buffers == 2:
@@ -342,10 +344,9 @@ class RegisterTiles(BlockTiles):
     def _gather(self, scope: Scope, sums: list[list[Val]]) -> None:
         em, dialect = self.em, self.em.dialect
         others = self.tile.slices - 1
-        most = max(1, _EXCHANGED // (self.reg.bytes * others * self.team))
-        array = em.name(f"sums{em.stage}_")
+        array = self.exchange  # what was multiplied is not needed any more
+        most = max(1, self.shared[array][1] // (others * self.team))
         flat = [total for line in sums for total in line]
-        self.shared[array] = (self.reg, min(most, len(flat)) * others * self.team)
         for first in range(0, len(flat), most):
             batch = flat[first : first + most]
             scope.block.add(dialect.barrier_line())

@@ -7,6 +7,8 @@ them so (asynchronous copies), through the registers where they are computed. Wa
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from niello.codegen.gpu.blocks import Scope, Val
 from niello.codegen.gpu.contract import Contraction
 from niello.codegen.gpu.expressions import Emitter
@@ -20,10 +22,14 @@ from niello.kernel.ir import Cast, Const, Expr, Fn, Load, cast, const, free_rang
 
 _RATE = 1024.0  # multiplications of a processor in a cycle
 _PIECE = 16  # points of k of one multiplication, and rows
-_PAD = 8  # elements between rows in shared memory, which puts eight of them into different banks
+_CHUNK = 8  # elements of an access of 16 bytes
+_MOST_STAGES = 4  # steps in shared memory: one that is multiplied, others on their way
 _LEAST = 16  # points along each side that are worth tensor cores
 # Functions of halves, computed in float32, whose results are halves again.
 _EXACT = frozenset(("where", "max", "min", "neg", "abs"))
+
+# Names of the registers of A's pieces and of B's, four each.
+Pieces = tuple[list[list[str]], list[list[str]]]
 
 
 def half_of(expr: Expr) -> DType | None:
@@ -60,6 +66,8 @@ class TensorTiles(BlockTiles):
         self.half = half
         self.threads = 32 * tile.threads
         self.warp_rows, self.warp_columns = tile.per_thread
+        held = tile.rows * tile.columns // self.threads  # sums of a thread
+        self.resident = 1 if held * self.threads > 1 << 14 else 2
         self.row_count = self.warp_rows // 8
         self.column_count, self.column_group = self.warp_columns // 4, 2
 
@@ -93,16 +101,79 @@ class TensorTiles(BlockTiles):
 
     # --- the loop over k
     def multiply(self, scope: Scope, sums: list[list[Val]], start: str, stop: str) -> None:
-        em, dialect, step, c = self.em, self.em.dialect, self.tile.step, self.c
-        a = HalfStaging(
-            self, Side(_as_half(c.a, self.half), c.m, self.m, self.first_row, self.tile.rows, "a")
-        )
-        b = HalfStaging(
-            self,
-            Side(_as_half(c.b, self.half), c.n, self.n, self.first_column, self.tile.columns, "b"),
-        )
-        both = (a, b)
-        held = [x.begin(scope) for x in both]
+        first, last, tile = self.first_row, self.first_column, self.tile
+        c, half = self.c, self.half
+        a = HalfStaging(self, Side(_as_half(c.a, half), c.m, self.m, first, tile.rows, "a"))
+        b = HalfStaging(self, Side(_as_half(c.b, half), c.n, self.n, last, tile.columns, "b"))
+        alone = self.target.most_shared_bytes if self.resident == 1 else 0
+        room = max(self.target.shared_bytes, alone) // (2 * (a.elements + b.elements))
+        stages = min(room, _MOST_STAGES) if a.direct and b.direct else 2
+        for x in (a, b):
+            self.shared[x.array] = (Reg.U32, x.elements * stages // 2)
+        held = [a.begin(scope), b.begin(scope)]
+        if a.direct and b.direct:
+            self._stream(scope, sums, (a, b), (start, stop), stages)
+        else:
+            self._alternate(scope, sums, (a, b), held, (start, stop))
+
+    def _stream(
+        self,
+        scope: Scope,
+        sums: list[list[Val]],
+        both: tuple[HalfStaging, HalfStaging],
+        limits: tuple[str, str],
+        stages: int,
+    ) -> None:
+        """Operands that are copied as they are: several steps are on their way at once."""
+        em, dialect, step = self.em, self.em.dialect, self.tile.step
+        start, stop = limits
+        for n in range(stages - 1):
+            k = em.constant(scope, Reg.I32, f"{start} + {n * step}", "k").text
+            early = scope.inner(closed=True)
+            for x in both:
+                x.copy(early, k, stop, str(n))
+            scope.block.close(f"if ({k} < {stop}) {{", early.block)
+            scope.block.add("nl_copies_close();")
+        now = em.variable(scope, Reg.I32, "0", "now").text
+        free = em.variable(scope, Reg.I32, str(stages - 1), "free").text
+        ready = [f"nl_copies_wait({stages - 2});", dialect.barrier_line()]
+        # Pieces are read one ahead of the multiplications, also from one step to the next.
+        held = [self._pieces(scope), self._pieces(scope)]
+        for line in ready:
+            scope.block.add(line)
+        self._read(scope, held[0], both, 0, now)
+        name = em.name("k")
+        loop = scope.inner(closed=True)
+        ahead = loop.inner(closed=True)
+        far = (stages - 1) * step
+        following = em.constant(ahead, Reg.I32, f"{name} + {far}", "k")
+        for x in both:
+            x.copy(ahead, following.text, stop, free)
+        loop.block.close(f"if ({name} + {far} < {stop}) {{", ahead.block)
+        loop.block.add("nl_copies_close();")
+        pieces = step // _PIECE
+        for n in range(pieces):
+            if n == pieces - 1:
+                for line in ready:
+                    loop.block.add(line)
+                loop.block.add(f"{free} = {now};")
+                text = dialect.select(f"({now} == {stages - 1})", "0", f"{now} + 1")
+                loop.block.add(f"{now} = {text};")
+            self._read(loop, held[(n + 1) % 2], both, (n + 1) % pieces * _PIECE, now)
+            self._multiply(loop, sums, held[n % 2])
+        scope.block.close(dialect.loop(name, start, stop, str(step)), loop.block)
+
+    def _alternate(
+        self,
+        scope: Scope,
+        sums: list[list[Val]],
+        both: tuple[HalfStaging, HalfStaging],
+        held: Sequence[list[list[Val]]],
+        limits: tuple[str, str],
+    ) -> None:
+        """Operands of which one is computed: it goes through registers, one step ahead."""
+        em, dialect, step = self.em, self.em.dialect, self.tile.step
+        start, stop = limits
         now = em.variable(scope, Reg.I32, "0", "now").text
         first = scope.inner(closed=True)
         for x, registers in zip(both, held, strict=True):
@@ -111,8 +182,8 @@ class TensorTiles(BlockTiles):
         scope.block.close("{", first.block)
         name = em.name("k")
         loop = scope.inner(closed=True)
-        if a.direct or b.direct:
-            loop.block.add("nl_copies_done();")
+        loop.block.add("nl_copies_close();")
+        loop.block.add("nl_copies_wait(0);")
         loop.block.add(dialect.barrier_line())
         more = f"if ({name} + {step} < {stop}) {{"
         ahead = loop.inner(closed=True)
@@ -120,55 +191,72 @@ class TensorTiles(BlockTiles):
         for x, registers in zip(both, held, strict=True):
             x.bring(ahead, following.text, stop, registers, f"(1 - {now})")
         loop.block.close(more, ahead.block)
-        self._inner(loop, sums, a, b, now)
+        pieces = self._pieces(loop)
+        for point in range(0, step, _PIECE):
+            self._read(loop, pieces, both, point, now)
+            self._multiply(loop, sums, pieces)
         loop.block.add(f"{now} = 1 - {now};")
-        if not (a.direct and b.direct):
-            behind = loop.inner(closed=True)
-            for x, registers in zip(both, held, strict=True):
-                x.leave(behind, registers, now)
-            loop.block.close(more, behind.block)
+        behind = loop.inner(closed=True)
+        for x, registers in zip(both, held, strict=True):
+            x.leave(behind, registers, now)
+        loop.block.close(more, behind.block)
         scope.block.close(dialect.loop(name, start, stop, str(step)), loop.block)
 
-    def _inner(
-        self, scope: Scope, sums: list[list[Val]], a: HalfStaging, b: HalfStaging, now: str
+    # --- pieces
+    def _pieces(self, scope: Scope) -> Pieces:
+        """Registers for what a warp multiplies at sixteen points of k."""
+
+        def fours(count: int) -> list[list[str]]:
+            return [
+                [self.em.variable(scope, Reg.U32, "0u", "f").text for _ in range(4)]
+                for _ in range(count)
+            ]
+
+        return fours(self.warp_rows // 16), fours(self.warp_columns // 16)
+
+    def _read(
+        self,
+        scope: Scope,
+        held: Pieces,
+        both: tuple[HalfStaging, HalfStaging],
+        k: int,
+        buffer: str,
     ) -> None:
-        """Multiply one step of both operands into the sums."""
+        """Read the pieces at k of a step from shared memory."""
         warp_row = f"{TID} / {32 * self.tile.along} * {self.warp_rows}"
         warp_column = f"{TID} / 32 % {self.tile.along} * {self.warp_columns}"
-        for k in range(0, self.tile.step, _PIECE):
-            rows = [
-                a.fragment(scope, f"{warp_row} + {i}", k, now, k_first=False)
-                for i in range(0, self.warp_rows, 16)
-            ]
-            columns: list[list[str]] = []
-            for j in range(0, self.warp_columns, 16):
-                four = b.fragment(scope, f"{warp_column} + {j}", k, now, k_first=True)
-                columns += [four[:2], four[2:]]
-            for i, x in enumerate(rows):
-                for j, y in enumerate(columns):
-                    totals = [
-                        sums[2 * i + high][2 * j + low].text for high in (0, 1) for low in (0, 1)
-                    ]
-                    words = ", ".join([*totals, *x, *y])
-                    scope.block.add(f"nl_mma_{self.half.name}({words});")
+        for n, names in enumerate(held[0]):
+            both[0].read(scope, names, f"{warp_row} + {16 * n}", k, buffer, k_first=False)
+        for n, names in enumerate(held[1]):
+            both[1].read(scope, names, f"{warp_column} + {16 * n}", k, buffer, k_first=True)
+
+    def _multiply(self, scope: Scope, sums: list[list[Val]], held: Pieces) -> None:
+        """Add the products of pieces to the sums."""
+        columns = [half for four in held[1] for half in (four[:2], four[2:])]
+        for i, x in enumerate(held[0]):
+            for j, y in enumerate(columns):
+                totals = [sums[2 * i + high][2 * j + low].text for high in (0, 1) for low in (0, 1)]
+                words = ", ".join([*totals, *x, *y])
+                scope.block.add(f"nl_mma_{self.half.name}({words});")
 
 
 class HalfStaging(Staging):
-    """Leaves elements of a half type in rows along the axis in which memory holds them."""
+    """Leaves elements of a half type in rows along the axis in which memory holds them.
+
+    Chunks of a row lie in another order in each of eight rows, so that threads that read a column
+    of chunks, as `ldmatrix` does, meet different banks.
+    """
 
     widths = (8, 4, 2)
 
     def __init__(self, owner: TensorTiles, side: Side) -> None:
         em = owner.em
         super().__init__(em, owner.c, owner.z, side, owner.tile.step, owner.threads, Reg.U32)
-        inner = self.step if self.along_k else side.size
-        outer = side.size if self.along_k else self.step
-        self.pitch = inner + _PAD
-        self.elements = outer * self.pitch
+        self.inner = self.step if self.along_k else side.size
+        self.elements = side.size * self.step
         self.array = em.name(f"tile{em.stage}_")
-        owner.shared[self.array] = (Reg.U32, self.elements)  # two of halves
         load = self.expr
-        self.direct = isinstance(load, Load) and self.width == 8 and self._one_access(load)
+        self.direct = isinstance(load, Load) and self.width == _CHUNK and self._one_access(load)
 
     def _one_access(self, load: Load) -> bool:
         axis = self.k.lane if self.along_k else self.own.lane
@@ -177,19 +265,24 @@ class HalfStaging(Staging):
     def registers(self, scope: Scope) -> list[list[Val]]:
         return [] if self.direct else super().registers(scope)
 
+    def _at(self, row: str, element: str) -> str:
+        """The place of an element of a row, both given as bracketed text."""
+        chunks = self.inner // _CHUNK
+        turn = f"({row} & 7)" if chunks >= 8 else f"({row} / 2 & {chunks - 1})"
+        return f"{row} * {self.inner} + ({element} / 8 ^ {turn}) * 8 + {element} % 8"
+
     def _target(self, n: int, buffer: str) -> str:
         """The element of the array at which a thread's n-th chunk begins."""
         row, point = self.place(n)
-        start = f"{buffer} * {self.elements}"
-        if self.along_k:
-            return f"{start} + {row} * {self.pitch} + {point} * {self.width}"
-        return f"{start} + {point} * {self.pitch} + {row} * {self.width}"
+        rows = (
+            (row, f"({point} * {self.width})")
+            if self.along_k
+            else (point, f"({row} * {self.width})")
+        )
+        return f"{buffer} * {self.elements} + {self._at(*rows)}"
 
-    def bring(self, scope: Scope, k: str, stop: str, held: list[list[Val]], buffer: str) -> None:
-        """Start what brings the step that begins at k: copies, or loads into `held`."""
-        if not self.direct:
-            self.load(scope, k, stop, held)
-            return
+    def copy(self, scope: Scope, k: str, stop: str, buffer: str) -> None:
+        """Start the copies of the step that begins at k."""
         em, load = self.em, self.expr
         assert isinstance(load, Load)
         em.used.setdefault(load.param, False)
@@ -208,6 +301,13 @@ class HalfStaging(Staging):
             )
             exists = self.exists(n)
             em.under([exists] if exists is not None else [], [line], scope)
+
+    def bring(self, scope: Scope, k: str, stop: str, held: list[list[Val]], buffer: str) -> None:
+        """Start what brings the step that begins at k: copies, or loads into `held`."""
+        if self.direct:
+            self.copy(scope, k, stop, buffer)
+        else:
+            self.load(scope, k, stop, held)
 
     def leave(self, scope: Scope, held: list[list[Val]], buffer: str) -> None:
         """Write elements that came through registers to shared memory."""
@@ -229,27 +329,21 @@ class HalfStaging(Staging):
             exists = self.exists(n)
             self.em.under([exists] if exists is not None else [], lines, scope)
 
-    def fragment(
-        self, scope: Scope, first: str, k: int, buffer: str, *, k_first: bool
-    ) -> list[str]:
-        """Names of the four registers with the piece of 16 x 16 that begins at `first` and k.
+    def read(
+        self, scope: Scope, names: list[str], first: str, k: int, buffer: str, *, k_first: bool
+    ) -> None:
+        """Read the piece of 16 x 16 that begins at `first` and k into four registers.
 
         They hold its quarters of 8 x 8: down its own axis first, or along k first.
         """
-        em = self.em
         own_bit, k_bit = ("/ 16", "/ 8 % 2") if k_first else ("/ 8 % 2", "/ 16")
         lane = f"{TID} % 32"
         if self.along_k:
-            own = f"{first} + {lane} % 8 + {lane} {own_bit} * 8"
-            point = f"{k} + {lane} {k_bit} * 8"
-            at = f"({own}) * {self.pitch} + {point}"
+            row = f"({first} + {lane} % 8 + {lane} {own_bit} * 8)"
+            at = self._at(row, f"({k} + {lane} {k_bit} * 8)")
         else:
-            own = f"{first} + {lane} {own_bit} * 8"
-            point = f"{k} + {lane} % 8 + {lane} {k_bit} * 8"
-            at = f"({point}) * {self.pitch} + {own}"
-        names = [em.name("f") for _ in range(4)]
-        scope.block.add(f"unsigned {', '.join(names)};")
+            row = f"({k} + {lane} % 8 + {lane} {k_bit} * 8)"
+            at = self._at(row, f"({first} + {lane} {own_bit} * 8)")
         turned = "" if self.along_k else "_turned"
         where = f"{self.array} + ({buffer} * {self.elements} + {at}) / 2"
         scope.block.add(f"nl_pieces{turned}({', '.join(names)}, {where});")
-        return names

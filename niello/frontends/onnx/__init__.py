@@ -9,8 +9,10 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from niello.frontends.onnx.model import Imported, Model
+from niello.frontends.onnx.exporter import export
+from niello.frontends.onnx.model import Model
 from niello.frontends.onnx.reader import Source
+from niello.frontends.onnx.stage import Imported
 
 
 def load(
@@ -43,4 +45,4 @@ def load(
     return Model(Source(model), inputs or {}, trainable=trainable)
 
 
-__all__ = ["Imported", "Model", "load"]
+__all__ = ["Imported", "Model", "export", "load"]

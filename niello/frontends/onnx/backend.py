@@ -1,7 +1,7 @@
 """The interface of `onnx.backend`: what runs ONNX models for tools that know only that interface.
 
-    from niello.frontends.onnx.backend import NielloBackend
-    outputs = NielloBackend.run_model(model, [array, ...])
+from niello.frontends.onnx.backend import NielloBackend
+outputs = NielloBackend.run_model(model, [array, ...])
 """
 
 from __future__ import annotations

@@ -97,7 +97,7 @@ class Call:
 
         Where it depends on inputs of the model, their values are asked for.
         """
-        return self.importer.array(self.value(i), self)
+        return self.importer.demanded(self.value(i), self)
 
     def optional_array(self, i: int) -> np.ndarray | None:
         """The value of input i, or None where the node leaves it out."""
@@ -207,6 +207,10 @@ class Call:
         return dtype_of(code)
 
     # --- results
+    def expanded(self) -> Any:
+        """The node by the operators that ONNX defines it with."""
+        return tuple(self.importer.expanded(self))
+
     def constant(self, value: Any, dtype: Any = None) -> nl.Tensor:
         """A constant of the graph."""
         return self.graph.constant(value, dtype)

@@ -1,4 +1,4 @@
-"""Operators that ONNX itself defines by other operators: their bodies, for want of a translation."""
+"""Operators that ONNX defines by other operators: their bodies, for want of a translation."""
 
 from __future__ import annotations
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,11 +15,14 @@ from niello.frontends.onnx.call import Call
 from niello.frontends.onnx.evaluate import NeedsValue, evaluate
 from niello.frontends.onnx.functions import expansion
 from niello.frontends.onnx.reader import Source
-from niello.frontends.onnx.values import EMPTY, Value, on_host, show
+from niello.frontends.onnx.values import EMPTY, Labels, Maps, Value, on_host, show
 
 # Nodes whose inputs are known are evaluated while importing up to this many elements; what is
 # larger is a weight, which the compiler folds.
 FOLDED_ELEMENTS = 1 << 16
+# A value that a node needs is computed at once by at most so much; else by a graph of its own.
+CHEAP_OPERATIONS = 64
+CHEAP_ELEMENTS = 1 << 14
 
 
 class Scope:
@@ -42,13 +46,79 @@ class Scope:
         return None
 
 
+@dataclass(frozen=True)
+class Stop:
+    """Where a graph ends before the model does: at the node number `index`, which runs on the host
+    (`node`), or for which the values of `names` must be known."""
+
+    index: int
+    node: Any | None
+    names: frozenset[str]
+
+
+class Cut(Exception):
+    """The graph must end here; see Stop."""
+
+    def __init__(self, names: frozenset[str] = frozenset(), *, host: bool = False) -> None:
+        super().__init__()
+        self.names = names
+        self.host = host
+
+
+def names_used(graph: Any, start: int) -> set[str]:
+    """The names that nodes from `start` on, the graphs inside them, and the outputs use."""
+    found = {o.name for o in graph.output}
+    stack = list(graph.node[start:])
+    while stack:
+        node = stack.pop()
+        found.update(node.input)
+        for attribute in node.attribute:
+            inner = [attribute.g] if attribute.HasField("g") else []
+            for body in (*inner, *attribute.graphs):
+                stack.extend(body.node)
+                found.update(o.name for o in body.output)
+        if node.op_type == "Gradient":
+            found.update(s.decode() for a in node.attribute for s in (*a.strings, a.s))
+    return found
+
+
+def is_cheap(value: Value) -> bool:
+    """Whether a tensor takes few and small operations, so that NumPy computes it at once."""
+    seen: set[nl.Operation] = set()
+    stack = [t.operation for t in tensors_in(value)]
+    elements = 0
+    while stack:
+        o = stack.pop()
+        if o in seen:
+            continue
+        seen.add(o)
+        if any(not t.type.is_static for t in o.outputs) or isinstance(o.outputs[0], nl.Variable):
+            return False
+        elements += sum(t.type.elements for t in o.outputs)
+        if len(seen) > CHEAP_OPERATIONS or elements > CHEAP_ELEMENTS:
+            return False
+        stack.extend(t.operation for t in o.inputs)
+    return True
+
+
 class Importer:
     """Builds `graph` from the main graph of `source`."""
 
-    def __init__(self, source: Source, graph: nl.Graph, *, trainable: bool = False) -> None:
+    def __init__(
+        self,
+        source: Source,
+        graph: nl.Graph,
+        *,
+        trainable: bool = False,
+        weights: Sequence[str] = (),
+        cuts: bool = False,
+    ) -> None:
         self.source = source
         self.graph = graph
         self.trainable = trainable
+        self.cuts = cuts  # the graph may end before a node that needs a value
+        self._main: Scope | None = None
+        self.used: dict[str, None] = {}  # weights that became variables
         self.placeholders: dict[nl.Tensor, str] = {}
         self.updates: list[nl.Operation] = []  # assignments that belong to each run
         self._constants: dict[int, tuple[np.ndarray, nl.Tensor]] = {}
@@ -56,21 +126,51 @@ class Importer:
         self._weights: dict[int, str] = {}
         self._where: list[str] = []
         self._folding = False
+        for name in weights:  # here, where no node gives them its name
+            array = source.initializers[name]
+            self._constants[id(array)] = (array, graph.variable(array, name=name))
 
     # --- graphs
-    def main(self, given: Mapping[str, Value]) -> dict[str, Value]:
-        """Translate the model's graph with these inputs; its outputs by name."""
+    def main(
+        self, given: Mapping[str, Value], start: int = 0
+    ) -> tuple[dict[str, Value], Stop | None]:
+        """Translate the model's graph from node `start` on, with these values; its outputs by name.
+
+        Where it ends before, what is still needed by name, and how it goes on.
+        """
         graph = self.source.graph
+        scope = self._main = self._scope(given)
+        for index in range(start, len(graph.node)):
+            try:
+                self.node(graph.node[index], scope)
+            except Cut as cut:
+                node = graph.node[index] if cut.host else None
+                stop = Stop(index, node, cut.names)
+                wanted = names_used(graph, index)
+                return {n: scope.values[n] for n in wanted if self._lives(n, scope)}, stop
+        outputs = {o.name: self._wanted(o.name, scope, "the graph's output") for o in graph.output}
+        return outputs, None
+
+    def single(self, node: Any, given: Mapping[str, Value]) -> dict[str, Any]:
+        """The outputs of one node of the main graph, all of whose inputs are known."""
+        scope = self._scope(given)
+        self.node(node, scope)
+        return {n: scope.values[n] for n in node.output if n}
+
+    def _lives(self, name: str, scope: Scope) -> bool:
+        return name in scope.values and name not in self.source.initializers
+
+    def _scope(self, given: Mapping[str, Value]) -> Scope:
+        """The names of the main graph: weights, and the values that are given."""
         scope = Scope(self.source.opsets)
         for name, array in self.source.initializers.items():
             scope.values[name] = array
             if self.trainable and array.dtype.kind == "f":
                 self._weights[id(array)] = name
         scope.values.update(given)
-        found = self._body(graph, scope)
-        return {o.name: v for o, v in zip(graph.output, found, strict=True)}
+        return scope
 
-    def subgraph(self, graph: Any, outer: Scope, inputs: Sequence[Value] = ()) -> list[Value]:
+    def subgraph(self, graph: Any, outer: Scope, inputs: Sequence[Any] = ()) -> list[Value]:
         """Translate a body of If, Loop or Scan, given the values of its inputs; its outputs."""
         scope = Scope(outer.opsets, outer, outer.attributes)
         for proto in graph.initializer:
@@ -121,22 +221,24 @@ class Importer:
         version = scope.opsets.get(domain, 1)
         translation = registry.find(domain, node.op_type, version)
         call = Call(self, _resolved(node, scope), version, inputs, scope)
-        if translation is None:
-            body = expansion(call)
-            if body is None:
-                raise call.refuse(
-                    f"Niello has no translation of it (opset {version})",
-                    advice="Replace the operator in the model",
-                )
-            return self._expand(body, call.node, inputs, scope)
-        return self._translated(translation, call)
+        return self.expanded(call) if translation is None else self._translated(translation, call)
+
+    def expanded(self, call: Call) -> Sequence[Value]:
+        """A node by the operators that ONNX defines it with."""
+        body = expansion(call)
+        if body is None:
+            raise call.refuse(
+                f"Niello has no translation of it (opset {call.version})",
+                advice="Replace the operator in the model",
+            )
+        return self._expand(body, call.node, call.inputs, call.scope)
 
     def _translated(self, translation: registry.Translation, call: Call) -> Sequence[Value]:
         fold = translation.host or (translation.fold and self._foldable(call))
         try:
             with self._scope_name(call):
                 if translation.host:
-                    call.inputs = [self._host(v, call) for v in call.inputs]
+                    call.inputs = self._known_inputs(call)
                 found = self._folded(translation, call) if fold else translation.translate(call)
         except nl.errors.FrontendError:
             raise
@@ -144,7 +246,19 @@ class Importer:
             error.asked = f"{self.describe(call.node)}: {error.asked}"
             error.where = ""
             raise
+        except (ArithmeticError, AssertionError, AttributeError, LookupError, MemoryError) as error:
+            raise self._broken(call, error) from error
+        except (TypeError, ValueError) as error:
+            raise self._broken(call, error) from error
         return found if isinstance(found, tuple) else (found,)
+
+    def _broken(self, call: Call, error: Exception) -> nl.errors.NielloError:
+        """A node whose attributes or inputs do not fit together in a way that nothing foresaw."""
+        return call.refuse(
+            f"its attributes and inputs do not fit together: {type(error).__name__}: {error}",
+            ", ".join(show(v) for v in call.inputs) or "no inputs",
+            "Check the model with onnx.checker",
+        )
 
     @contextmanager
     def _scope_name(self, call: Call) -> Iterator[None]:
@@ -198,6 +312,7 @@ class Importer:
     def _made(self, array: np.ndarray) -> nl.Tensor:
         name = self._weights.get(id(array))
         if name is not None and not self._folding:
+            self.used[name] = None
             return self.graph.variable(array, name=name)
         if array.size > 1 and not any(array.strides):
             return self.graph.constant(array.reshape(-1)[:1].reshape(()), shape=array.shape)
@@ -213,6 +328,32 @@ class Importer:
         if not isinstance(value, nl.Tensor):
             raise call.refuse("an input must be a tensor", show(value))
         return evaluate(value, self._known, self.placeholders)
+
+    def demanded(self, value: Value, call: Call) -> np.ndarray:
+        """The value of an input, which a node cannot do without.
+
+        Where it takes more than a few operations, the graph ends before the node: raises Cut.
+        """
+        try:
+            return self.array(value, call)
+        except NeedsValue:
+            if self._may_cut(call) and not is_cheap(value):
+                names = frozenset(n for n, v in call.scope.values.items() if v is value)
+                if names:
+                    raise Cut(names) from None
+            raise
+
+    def _may_cut(self, call: Call) -> bool:
+        return self.cuts and call.scope is self._main and not self._folding
+
+    def _known_inputs(self, call: Call) -> list[Value | None]:
+        """The inputs of a node that runs on the host."""
+        try:
+            return [self._host(v, call) for v in call.inputs]
+        except NeedsValue:
+            if self._may_cut(call):
+                raise Cut(host=True) from None
+            raise
 
     def _host(self, value: Value | None, call: Call) -> Value | None:
         if isinstance(value, nl.Tensor):
@@ -238,11 +379,14 @@ class Importer:
     def _foldable(self, call: Call) -> bool:
         """Whether the node's inputs are known and small, so that it is evaluated at once."""
         given = [v for v in call.inputs if v is not None]
-        if not given or not all(isinstance(v, np.ndarray) for v in given):
+        known = [v for v in given if isinstance(v, np.ndarray)]
+        if not given or len(known) < len(given):
             return False
-        if any(id(v) in self._weights or on_host(v) for v in given):
+        if any(id(v) in self._weights or on_host(v) for v in known):
             return False
-        return sum(v.size for v in given) <= FOLDED_ELEMENTS  # type: ignore[union-attr]
+        # Integer weights stay integers: contractions of them are faster, and they are smaller.
+        most = CHEAP_OPERATIONS if call.node.op_type == "DequantizeLinear" else FOLDED_ELEMENTS
+        return sum(v.size for v in known) <= most
 
     def _folded(self, translation: registry.Translation, call: Call) -> tuple[Value, ...]:
         """Translate into a graph of its own, and evaluate that."""
@@ -301,6 +445,10 @@ def tensors_in(value: Value) -> Iterator[nl.Tensor]:
     """The tensors of a value: itself, or those of a sequence."""
     if isinstance(value, nl.Tensor):
         yield value
+    elif isinstance(value, Labels):
+        yield value.places
+    elif isinstance(value, Maps):
+        yield value.scores
     elif isinstance(value, list):
         for v in value:
             yield from tensors_in(v)

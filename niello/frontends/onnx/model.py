@@ -2,54 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
-import threading
-from collections import OrderedDict
-from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 import niello as nl
-from niello.frontends.onnx.importer import Importer, NeedsValue, needed_inputs, tensors_in
 from niello.frontends.onnx.reader import Source
 from niello.frontends.onnx.signature import Input, inputs_of
-from niello.frontends.onnx.values import EmptyOptional, Value, on_host
-
-CACHE_LIMIT = 64
-
-
-@dataclass(frozen=True)
-class Imported:
-    """A model as one Niello graph, for given input types.
-
-    `inputs` holds placeholders by the model's names (a list of them for a sequence), `outputs`
-    tensors by name: arrays where the value is known already, lists for sequences, None for an
-    empty optional. `updates` are assignments that belong to each run: states of random generators.
-    """
-
-    graph: nl.Graph
-    inputs: Mapping[str, Any]
-    outputs: Mapping[str, Any]
-    updates: tuple[nl.Operation, ...] = ()
-
-    @property
-    def tensors(self) -> tuple[nl.Tensor, ...]:
-        """The tensors among the outputs, each once, in order."""
-        return tuple(dict.fromkeys(t for v in self.outputs.values() for t in tensors_in(v)))
-
-    @property
-    def placeholders(self) -> tuple[nl.Tensor, ...]:
-        """The placeholders that the outputs depend on, in the order of the inputs."""
-        listed = {t: "" for v in self.inputs.values() for t in tensors_in(v)}
-        updated = [t for o in self.updates for t in o.inputs]
-        needed = needed_inputs([*self.tensors, *updated], listed)
-        return tuple(t for t in listed if t in needed)
-
-    def results(self, computed: Mapping[nl.Tensor, Any]) -> dict[str, Any]:
-        """The model's outputs by name, given the values of `tensors`."""
-        return {name: _result(v, computed) for name, v in self.outputs.items()}
+from niello.frontends.onnx.stage import Imported, Stage, on_cpu
 
 
 class Model:
@@ -77,9 +36,9 @@ class Model:
         self.source = source
         self.trainable = trainable
         self._inputs = inputs_of(source, inputs)
-        self._lock = threading.RLock()
-        self._imports: OrderedDict[Hashable, Imported] = OrderedDict()
-        self._demanded: dict[Hashable, frozenset[str]] = {}
+        # The whole model as one graph, and as graphs that may end where a run needs a value.
+        self._whole = Stage(source, trainable=trainable)
+        self._staged = self._whole if trainable else Stage(source, cuts=True)
 
     @property
     def inputs(self) -> dict[str, Any]:
@@ -116,7 +75,7 @@ class Model:
             for name, i in self._inputs.items()
             if name in asked or not i.has_default
         }
-        return self._import(given)
+        return self._whole.imported(given)
 
     def run(self, feeds: Any = None, *, device: str | None = None) -> dict[str, Any]:
         """Run, and return the outputs by name.
@@ -126,14 +85,16 @@ class Model:
         or mistyped inputs.
         """
         values = self._fed({} if feeds is None else feeds)
-        imported = self._import(values)
-        targets = imported.tensors
-        computed: Mapping[nl.Tensor, Any] = {}
-        if targets:
-            arrays = dict(_pairs(imported.inputs, values))
-            fed = {t: arrays[t] for t in imported.placeholders}
-            computed = imported.graph.run(fed, targets, imported.updates, device=device)
-        return imported.results(computed)
+        stage = self._staged
+        while True:
+            imported = stage.imported(values)
+            found = imported.run(values, device)
+            if imported.stop is None:
+                return found
+            values = {n: on_cpu(v) for n, v in found.items() if n not in imported.rest.known}
+            if imported.stop.node is not None:
+                values |= imported.rest.host(imported.stop, values)
+            stage = imported.rest
 
     def compile(
         self,
@@ -175,9 +136,10 @@ class Model:
         values = {name: self._input(name).fed(value) for name, value in feeds.items()}
         missing = [n for n, i in self._inputs.items() if n not in values and not i.has_default]
         if missing:
+            listed = ", ".join(map(repr, missing))
             raise nl.errors.FeedError(
                 f"ONNX model {self.source.name}",
-                f"input{'s' if len(missing) > 1 else ''} {', '.join(map(repr, missing))} must be fed",
+                f"input{'s' if len(missing) > 1 else ''} {listed} must be fed",
                 received=f"feeds for {', '.join(map(repr, feeds)) or 'nothing'}",
                 advice=f"Feed {', '.join(f'{n}: {self._inputs[n].type}' for n in missing)}",
                 missing=missing,
@@ -199,121 +161,3 @@ class Model:
                         advice="Feed inputs of matching sizes",
                         tensor=name,
                     )
-
-    # --- importing
-    def _import(self, values: Mapping[str, Any]) -> Imported:
-        """The graph for these inputs, each a TensorType, an array, a list of those, or EMPTY."""
-        signature = tuple((name, _type_key(v)) for name, v in values.items())
-        with self._lock:
-            demanded = self._demanded.get(signature, frozenset())
-            while True:
-                key = (signature, tuple((n, _value_key(values.get(n))) for n in sorted(demanded)))
-                found = self._imports.get(key)
-                if found is not None:
-                    self._imports.move_to_end(key)
-                    return found
-                try:
-                    found = self._translate(values, demanded)
-                except NeedsValue as needed:
-                    self._check_demand(needed, values, demanded)
-                    demanded |= needed.names
-                    self._demanded[signature] = demanded
-                    continue
-                self._imports[key] = found
-                if len(self._imports) > CACHE_LIMIT:
-                    self._imports.popitem(last=False)
-                return found
-
-    def _check_demand(
-        self, needed: NeedsValue, values: Mapping[str, Any], demanded: frozenset[str]
-    ) -> None:
-        for name in sorted(needed.names):
-            if name in demanded or not _has_value(values[name]):
-                raise nl.errors.FrontendError(
-                    f"ONNX model {self.source.name}",
-                    f"a shape depends on the value of input {name!r}, which is not given",
-                    received=repr(values[name]),
-                    advice=f"Give it: load(..., inputs={{{name!r}: array}}), or run the model",
-                    tensor=name,
-                )
-
-    def _translate(self, values: Mapping[str, Any], demanded: frozenset[str]) -> Imported:
-        graph = nl.Graph(self.source.graph.name or "onnx")
-        importer = Importer(self.source, graph, trainable=self.trainable)
-        inputs: dict[str, Any] = {}
-        given: dict[str, Value] = {}
-        for name, value in values.items():
-            if name in demanded:
-                given[name] = _without_types(value)
-            else:
-                given[name] = self._placeholders(importer, name, name, value)
-                if isinstance(given[name], (nl.Tensor, list)):
-                    inputs[name] = given[name]
-        found = importer.main(given)
-        outputs = {n: _output(v) for n, v in found.items()}
-        return Imported(graph, inputs, outputs, tuple(importer.updates))
-
-    def _placeholders(self, importer: Importer, source: str, label: str, value: Any) -> Value:
-        if isinstance(value, list):
-            return [
-                self._placeholders(importer, source, f"{label}[{i}]", v)
-                for i, v in enumerate(value)
-            ]
-        if isinstance(value, EmptyOptional):
-            return value
-        if on_host(value):
-            raise NeedsValue(frozenset((source,)))
-        made = importer.graph.placeholder(value.shape, value.dtype, name=label)
-        importer.placeholders[made] = source
-        return made
-
-
-def _output(value: Value) -> Any:
-    return None if isinstance(value, EmptyOptional) else value
-
-
-def _result(value: Any, computed: Mapping[nl.Tensor, Any]) -> Any:
-    if isinstance(value, list):
-        return [_result(v, computed) for v in value]
-    if isinstance(value, nl.Tensor):
-        return computed[value]
-    if isinstance(value, np.ndarray) and not on_host(value):
-        return nl.TensorData.from_numpy(value)
-    return value
-
-
-def _pairs(inputs: Any, values: Any) -> list[tuple[nl.Tensor, Any]]:
-    """Placeholders with the arrays fed for them."""
-    if isinstance(inputs, nl.Tensor):
-        return [(inputs, values)]
-    if isinstance(inputs, Mapping):
-        return [p for name, v in inputs.items() for p in _pairs(v, values[name])]
-    if isinstance(inputs, list):
-        return [p for i, v in zip(inputs, values, strict=True) for p in _pairs(i, v)]
-    return []
-
-
-def _type_key(value: Any) -> Hashable:
-    if isinstance(value, list):
-        return tuple(_type_key(v) for v in value)
-    return None if isinstance(value, EmptyOptional) else (value.shape, str(value.dtype))
-
-
-def _value_key(value: Any) -> Hashable:
-    if isinstance(value, list):
-        return tuple(_value_key(v) for v in value)
-    if not isinstance(value, np.ndarray):
-        return None
-    if value.dtype.kind in "OSU":
-        return tuple(value.reshape(-1))
-    return hashlib.sha256(np.ascontiguousarray(value).tobytes()).digest()
-
-
-def _has_value(value: Any) -> bool:
-    if isinstance(value, list):
-        return all(_has_value(v) for v in value)
-    return isinstance(value, (np.ndarray, EmptyOptional))
-
-
-def _without_types(value: Any) -> Value:
-    return [_without_types(v) for v in value] if isinstance(value, list) else value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,9 @@ from niello.frontends.onnx import registry
 from niello.frontends.onnx.functions import has_expansion
 from niello.frontends.onnx.values import STRING, type_name
 
+# Bits of the types that share bytes (TensorProto.DataType).
+PACKED = {21: 4, 22: 4, 23: 4, 25: 2, 26: 2}
+
 
 class Source:
     """A model's graph, weights, functions and operator set versions.
@@ -24,6 +28,27 @@ class Source:
 
     def __init__(self, model: Any) -> None:
         self.proto, self.name, self.folder = _read(model)
+        self._owned = self.proto is not model
+        self._arrays: dict[int, tuple[Any, np.ndarray]] = {}
+        self._external: dict[Path, np.memmap[Any, Any]] = {}
+        try:
+            self._open()
+        except nl.errors.NielloError:
+            raise
+        except (ArithmeticError, AttributeError, LookupError, MemoryError) as error:
+            raise self._damaged(error) from error
+        except (RecursionError, TypeError, ValueError) as error:
+            raise self._damaged(error) from error
+
+    def _damaged(self, error: Exception) -> nl.errors.FrontendError:
+        return nl.errors.FrontendError(
+            f"ONNX model {self.name}",
+            f"its parts do not fit together: {type(error).__name__}: {error}",
+            received="a damaged model",
+            advice="Check it with onnx.checker, or export it again",
+        )
+
+    def _open(self) -> None:
         if not self.proto.HasField("graph") or not self.proto.opset_import:
             raise nl.errors.FrontendError(
                 f"ONNX model {self.name}",
@@ -36,13 +61,15 @@ class Source:
         self.functions = {
             (_domain(f.domain), f.name, getattr(f, "overload", "")): f for f in self.proto.functions
         }
+        _check_names(self)
         _check_opset(self.opsets, self.name)
         _check_operators(self)
-        self._arrays: dict[int, tuple[Any, np.ndarray]] = {}
-        self._external: dict[Path, np.memmap[Any, Any]] = {}
         self.initializers = {p.name: self.array(p) for p in self.graph.initializer}
         for p in self.graph.sparse_initializer:
             self.initializers[p.values.name] = self.sparse_array(p)
+        if self._owned:  # the arrays hold the weights now
+            for p in self.graph.initializer:
+                p.ClearField("raw_data")
 
     def function(self, domain: str, name: str, overload: str) -> Any:
         """The model's own function of that name, or None."""
@@ -71,15 +98,18 @@ class Source:
     def sparse_array(self, proto: Any) -> np.ndarray:
         """The array of a SparseTensorProto."""
         values, positions = self.array(proto.values), self.array(proto.indices)
-        dense = np.zeros(tuple(proto.dims), values.dtype)
-        if positions.ndim == 1:
-            dense.reshape(-1)[positions] = values
-        else:
-            dense[tuple(positions.T)] = values
+        try:
+            dense = np.zeros(tuple(proto.dims), values.dtype)
+            if positions.ndim == 1:
+                dense.reshape(-1)[positions] = values
+            else:
+                dense[tuple(positions.T)] = values
+        except (IndexError, ValueError, MemoryError) as error:
+            raise self._bad_weights(proto.values, f"is not a sparse tensor: {error}") from None
         return dense
 
     def _external_array(self, proto: Any) -> np.ndarray:
-        from onnx import helper
+        from onnx import TensorProto, helper
 
         entries = {e.key: e.value for e in proto.external_data}
         path = self._external_path(proto, entries.get("location", ""))
@@ -88,17 +118,20 @@ class Source:
             data = np.memmap(path, np.uint8, "r") if path.stat().st_size else np.empty(0, np.uint8)  # type: ignore[assignment]
             self._external[path] = data  # type: ignore[assignment]
         assert data is not None
-        dtype = np.dtype(helper.tensor_dtype_to_np_dtype(proto.data_type))
-        count = int(np.prod(proto.dims, dtype=np.int64))
-        start = int(entries.get("offset", 0))
-        size = int(entries.get("length", count * dtype.itemsize))
-        if start < 0 or size < 0 or start + size > data.size or size != count * dtype.itemsize:
+        full = _bytes_of(proto)
+        start, size = (_whole(entries.get(k), d) for k, d in (("offset", 0), ("length", full)))
+        if start < 0 or size != full or start + size > data.size:
             raise self._bad_weights(
                 proto,
                 f"{type_name(proto.data_type)}{list(proto.dims)} does not fit bytes {start} to "
                 f"{start + size} of {path.name}, which has {data.size}",
             )
-        return np.asarray(data[start : start + size]).view(dtype).reshape(tuple(proto.dims))
+        part = data[start : start + size]
+        if proto.data_type in PACKED:
+            whole = TensorProto(dims=proto.dims, data_type=proto.data_type, raw_data=bytes(part))
+            return self._inside(whole)
+        dtype = np.dtype(helper.tensor_dtype_to_np_dtype(proto.data_type))
+        return np.asarray(part).view(dtype).reshape(tuple(proto.dims))
 
     def _external_path(self, proto: Any, location: str) -> Path:
         if self.folder is None:
@@ -128,6 +161,25 @@ class Source:
 
 def _domain(name: str) -> str:
     return "" if name == "ai.onnx" else name
+
+
+def _whole(text: str | None, default: int) -> int:
+    """A number of an external data entry; -1 for what is none."""
+    if text is None:
+        return default
+    return int(text) if text.isdecimal() else -1
+
+
+def _bytes_of(proto: Any) -> int:
+    """How many bytes the content of a tensor takes in a file."""
+    from onnx import helper
+
+    count = math.prod(proto.dims)
+    bits = PACKED.get(proto.data_type)
+    if bits is not None:
+        return -(-count * bits // 8)
+    known = proto.data_type in helper.get_all_tensor_dtypes() and proto.data_type not in (0, STRING)
+    return count * helper.tensor_dtype_to_np_dtype(proto.data_type).itemsize if known else -1
 
 
 def _string(value: Any) -> str:
@@ -170,7 +222,7 @@ def _onnx() -> Any:
 
 
 def _parsed(raw: bytes, name: str) -> Any:
-    from google.protobuf.message import DecodeError
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
     from onnx import ModelProto
 
     proto = ModelProto()
@@ -210,6 +262,21 @@ def nodes_of(graph: Any) -> Iterator[Any]:
                 yield from nodes_of(attribute.g)
             for inner in attribute.graphs:
                 yield from nodes_of(inner)
+
+
+def _check_names(source: Source) -> None:
+    """Refuse names that are no text: in a damaged file they are bytes."""
+    for body in (source.graph, *source.functions.values()):
+        for node in nodes_of(body):
+            names = [node.op_type, node.domain, node.name, *node.input, *node.output]
+            names += [a.name for a in node.attribute]
+            if not all(isinstance(n, str) for n in names):
+                raise ValueError(f"names are not UTF-8: {names}")
+    values = (*source.graph.input, *source.graph.output, *source.graph.initializer)
+    names = [*source.opsets, *(v.name for v in values)]
+    names += [d.dim_param for v in source.graph.input for d in v.type.tensor_type.shape.dim]
+    if not all(isinstance(n, str) for n in names):
+        raise ValueError(f"names are not UTF-8: {names}")
 
 
 def _check_operators(source: Source) -> None:

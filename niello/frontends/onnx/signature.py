@@ -10,7 +10,14 @@ import numpy as np
 
 import niello as nl
 from niello.frontends.onnx.reader import Source
-from niello.frontends.onnx.values import EMPTY, STRING, EmptyOptional, dtype_of, host_dtype, type_name
+from niello.frontends.onnx.values import (
+    EMPTY,
+    STRING,
+    EmptyOptional,
+    dtype_of,
+    host_dtype,
+    type_name,
+)
 
 
 @dataclass(frozen=True)
@@ -74,7 +81,8 @@ class Input:
         if kind == "tensor_type" and proto.tensor_type.elem_type == STRING:
             return _strings(value)
         array = self._array(value)
-        if kind == "tensor_type" and array.dtype == host_dtype(proto.tensor_type.elem_type):
+        host = host_dtype(proto.tensor_type.elem_type) if kind == "tensor_type" else None
+        if host is not None and array.dtype == host:
             return array
         try:
             found = nl.TensorType(array.shape, array.dtype)
@@ -118,8 +126,7 @@ class Input:
             shape is not None
             and len(shape) == len(declared.shape)
             and all(
-                d is None or s is None or d == s
-                for d, s in zip(declared.shape, shape, strict=True)
+                d is None or s is None or d == s for d, s in zip(declared.shape, shape, strict=True)
             )
         )
         if not fits:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -18,9 +19,34 @@ class EmptyOptional:
 
 EMPTY = EmptyOptional()
 
+
+@dataclass(frozen=True)
+class Labels:
+    """Strings at the places that a tensor holds: they exist when a run is over only."""
+
+    places: nl.Tensor
+    labels: tuple[str, ...]
+
+    def made(self, places: np.ndarray) -> np.ndarray:
+        """The strings."""
+        return np.array(self.labels, object)[places]
+
+
+@dataclass(frozen=True)
+class Maps:
+    """For each row of a tensor a map from labels to its elements: made when a run is over."""
+
+    scores: nl.Tensor
+    labels: tuple[Any, ...]
+
+    def made(self, scores: np.ndarray) -> list[dict[Any, Any]]:
+        """The maps."""
+        return [dict(zip(self.labels, row, strict=True)) for row in np.atleast_2d(scores)]
+
+
 # A tensor whose value is known, a tensor that is computed when the model runs, a sequence, or an
 # empty optional. (An optional that holds something is that thing.)
-Value: TypeAlias = "np.ndarray | nl.Tensor | list[Any] | EmptyOptional"
+Value: TypeAlias = "np.ndarray | nl.Tensor | list[Any] | EmptyOptional | Labels | Maps"
 
 STRING = 8
 _NAMES = {
@@ -68,6 +94,11 @@ def host_dtype(code: int) -> np.dtype[Any] | None:
     name = _NAMES.get(code, "")
     kind = getattr(ml_dtypes, name, None) or getattr(np, name, None)
     return None if kind is None else np.dtype(kind)
+
+
+def is_text(value: Any) -> bool:
+    """Whether a value is an array of strings."""
+    return isinstance(value, np.ndarray) and value.dtype.kind in "OSU"
 
 
 def on_host(value: Any) -> bool:
@@ -125,6 +156,8 @@ def show(value: Value | None) -> str:
     """A value for an error message."""
     if value is None:
         return "nothing"
+    if isinstance(value, (Labels, Maps)):
+        return f"{type(value).__name__.lower()} that exist when a run is over only"
     if isinstance(value, list):
         return f"a sequence of {len(value)}"
     if isinstance(value, np.ndarray):

@@ -26,7 +26,9 @@ from niello.frontends.onnx.translations import (  # noqa: F401
     reduction,
     sequence,
     signal,
+    sorting,
     strings,
     training,
+    trees,
     typing,
 )

@@ -11,6 +11,7 @@ import numpy as np
 import niello as nl
 from niello.frontends.onnx.call import Call
 from niello.frontends.onnx.registry import translates
+from niello.frontends.onnx.values import on_host
 
 UNARY = {
     "Abs": "absolute",
@@ -77,10 +78,10 @@ def pair(at: Call) -> tuple[nl.Tensor, nl.Tensor]:
 
 
 @translates(*BINARY)
-def binary(at: Call) -> nl.Tensor:
+def binary(at: Call) -> Any:
     """Operators with two broadcast operands."""
-    if at.operator == "Equal" and any(getattr(v, "dtype", None) == object for v in at.inputs):
-        return np.asarray(at.array(0) == at.array(1), np.bool_)  # type: ignore[return-value]
+    if at.operator == "Equal" and any(map(on_host, at.inputs)):
+        return np.asarray(at.array(0) == at.array(1), np.bool_)
     function: Callable[..., nl.Tensor] = getattr(nl, BINARY[at.operator])
     return function(*pair(at))
 
@@ -164,7 +165,7 @@ def bit_shift(at: Call) -> nl.Tensor:
 @translates("Where")
 def where(at: Call) -> Any:
     """Elements of one tensor or the other."""
-    if any(getattr(v, "dtype", None) == object for v in at.inputs):
+    if any(map(on_host, at.inputs)):
         return np.where(at.array(0), at.array(1), at.array(2))
     return nl.select(at.tensor(0), at.tensor(1), at.tensor(2))
 

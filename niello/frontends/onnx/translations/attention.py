@@ -1,4 +1,4 @@
-"""Attention, of ONNX Runtime (com.microsoft). That of ONNX is expanded into its definition."""
+"""Attention, of ONNX and of ONNX Runtime (com.microsoft)."""
 
 from __future__ import annotations
 
@@ -67,6 +67,84 @@ def _attended(
     return nl.scaled_dot_product_attention(query, key, value, added, scale=scale)
 
 
+# --- ONNX
+@translates("Attention", since=23)
+def onnx_attention(at: Call) -> Any:
+    """Attention of queries, keys and values, with a cache; by ONNX's definition where scores are
+    asked for or capped."""
+    if at.wants(3) or at.real("softcap", 0.0):
+        return at.expanded()
+    query, key, value = (at.tensor(i) for i in range(3))
+    flat = at.rank(0) == 3
+    if flat:
+        query = _heads(query, at.integer("q_num_heads"))
+        key, value = (_heads(t, at.integer("kv_num_heads")) for t in (key, value))
+    if at.has(4):
+        key, value = nl.concat([at.tensor(4), key], 2), nl.concat([at.tensor(5), value], 2)
+    mask, causal = _seen(at, at.sizes(query)[2], at.sizes(key)[2])
+    scale = at.real("scale", None)
+    y = nl.scaled_dot_product_attention(query, key, value, mask, causal=causal, scale=scale)
+    return _joined(y) if flat else y, key, value
+
+
+def _seen(at: Call, length: int, total: int) -> tuple[nl.Tensor | None, bool]:
+    """What a query may see, or what is added to its scores; and whether all that is left to say
+    is that it sees no later keys."""
+    mask = _padded_mask(at, total)
+    left, right = at.integer("left_window_size", -1), at.integer("right_window_size", -1)
+    causal = bool(at.integer("is_causal", 0))
+    past = at.shape(4)[2] if at.has(4) else 0
+    if causal and left < 0 and right < 0 and not past and not at.has(6) and mask is None:
+        return None, True
+    right = (0 if right < 0 else min(right, 0)) if causal else right
+    allowed: nl.Tensor | None = None
+    if left >= 0 or right >= 0:
+        allowed = _window(at, length, total, past, left, right)
+    if at.has(6):
+        ends = nl.reshape(at.tensor(6), (-1, 1, 1, 1))
+        inside = nl.less(at.constant(np.arange(total)), ends)
+        allowed = inside if allowed is None else nl.logical_and(allowed, inside)
+    if allowed is None or mask is None:
+        return (mask if allowed is None else allowed), False
+    if mask.dtype is nl.bool_:
+        return nl.logical_and(mask, allowed), False
+    lowest = at.constant(np.asarray(-np.inf).astype(mask.dtype.numpy))
+    return nl.select(allowed, mask, lowest), False
+
+
+def _padded_mask(at: Call, total: int) -> nl.Tensor | None:
+    """The mask over all keys; those that it leaves out are not seen."""
+    mask = at.optional(3)
+    if mask is None:
+        return None
+    sizes = at.sizes(mask)
+    if sizes[-1] >= total:
+        return mask
+    pairs = [*[(0, 0)] * (len(sizes) - 1), (0, total - sizes[-1])]
+    if mask.dtype is nl.bool_:
+        return nl.cast(nl.pad(nl.cast(mask, nl.int32), pairs), nl.bool_)
+    return nl.pad(mask, pairs, value=-np.inf)
+
+
+def _window(at: Call, length: int, total: int, past: int, left: int, right: int) -> nl.Tensor:
+    """Which keys lie within so many places before and after each query."""
+    distance = np.arange(length)[:, None] - np.arange(total)[None] + past
+    if at.has(6) and not at.has(4):  # the query stands at the end of what is valid
+        offsets = nl.reshape(at.tensor(6), (-1, 1, 1, 1)) - length
+        moved: nl.Tensor = nl.add(at.constant(distance), offsets)
+    else:
+        moved = at.constant(distance)
+    allowed = None
+    if left >= 0:
+        allowed = nl.less_equal(moved, at.constant(np.int64(left)))
+    if right >= 0:
+        ahead = nl.greater_equal(moved, at.constant(np.int64(-right)))
+        allowed = ahead if allowed is None else nl.logical_and(allowed, ahead)
+    assert allowed is not None
+    return allowed
+
+
+# --- ONNX Runtime
 @translates("Attention", domain=MICROSOFT)
 def attention(at: Call) -> Any:
     """Self-attention with its input projection."""

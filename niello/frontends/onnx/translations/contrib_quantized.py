@@ -10,14 +10,13 @@ import numpy as np
 import niello as nl
 from niello.frontends.onnx.call import Call
 from niello.frontends.onnx.registry import MICROSOFT, translates
+from niello.frontends.onnx.translations.linear import product
 from niello.frontends.onnx.translations.quantization import (
+    Scale,
     centred,
     dequantize_linear,
-    dequantized,
     quantize_linear,
-    quantized,
 )
-from niello.frontends.onnx.translations.linear import product
 
 translates("QuantizeLinear", domain=MICROSOFT)(quantize_linear)
 translates("DequantizeLinear", domain=MICROSOFT)(dequantize_linear)
@@ -30,13 +29,13 @@ ELEMENTWISE: dict[str, Callable[..., nl.Tensor]] = {
 
 def _real(at: Call, i: int) -> nl.Tensor:
     """The tensor at input i, whose scale and zero point follow it, as float32."""
-    return dequantized(at.tensor(i), at.tensor(i + 1), at.optional(i + 2), nl.float32)
+    return Scale(at.tensor(i + 1), at.optional(i + 2)).dequantize(at.tensor(i), nl.float32)
 
 
 def _quantized(at: Call, y: nl.Tensor, i: int) -> nl.Tensor:
     """y by the scale and zero point at inputs i and i + 1."""
     kind = at.dtype(i + 1) if at.has(i + 1) else at.dtype(0)
-    return quantized(y, at.tensor(i), at.optional(i + 1), kind)
+    return Scale(at.tensor(i), at.optional(i + 1)).quantize(y, kind)
 
 
 @translates(*ELEMENTWISE, domain=MICROSOFT)
@@ -92,14 +91,6 @@ def average_pool(at: Call) -> nl.Tensor:
     return _quantized(at, y, 3)
 
 
-@translates("QLinearReduceMean", domain=MICROSOFT)
-def reduce_mean(at: Call) -> nl.Tensor:
-    """Mean over axes."""
-    axes = at.ints("axes", None)
-    keepdims = bool(at.integer("keepdims", 1))
-    return _quantized(at, nl.mean(_real(at, 0), tuple(axes) if axes else None, keepdims), 3)
-
-
 @translates("QLinearWhere", domain=MICROSOFT)
 def where(at: Call) -> nl.Tensor:
     """Elements of one quantized tensor or another."""
@@ -127,7 +118,7 @@ def _dynamic(x: nl.Tensor) -> tuple[nl.Tensor, nl.Tensor, nl.Tensor]:
     scale = (high - low) / 255.0
     scale = nl.select(nl.equal(scale, zero), x.graph.constant(np.float32(1)), scale)
     point = nl.cast(nl.clamp(nl.rint(nl.negative(low) / scale), 0.0, 255.0), nl.uint8)
-    return quantized(x, scale, point, nl.uint8), scale, point
+    return Scale(scale, point).quantize(x, nl.uint8), scale, point
 
 
 @translates("DynamicQuantizeMatMul", domain=MICROSOFT)

@@ -183,9 +183,7 @@ def deform_conv(at: Call) -> nl.Tensor:
     return with_bias(found, at.optional(3))
 
 
-def bilinear(
-    pixels: nl.Tensor, y: nl.Tensor, x: nl.Tensor, height: int, width: int
-) -> nl.Tensor:
+def bilinear(pixels: nl.Tensor, y: nl.Tensor, x: nl.Tensor, height: int, width: int) -> nl.Tensor:
     """Pixels [..., c, height * width] at the places y and x [..., 1, n], zeros outside."""
     total: nl.Tensor | None = None
     top, left = nl.floor(y), nl.floor(x)

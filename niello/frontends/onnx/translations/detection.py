@@ -47,7 +47,7 @@ def roi_align(at: Call) -> nl.Tensor:
 def _samples(
     at: Call, start: nl.Tensor, size: nl.Tensor, cells: int, samples: int
 ) -> tuple[nl.Tensor, nl.Tensor]:
-    """Places [regions, cells, samples] along an axis, and which samples [regions, samples] count."""
+    """Places [regions, cells, samples] along an axis; which samples [regions, samples] count."""
     graph = start.graph
     kind = start.dtype.numpy
     step = size / float(cells)
@@ -61,7 +61,9 @@ def _samples(
     column = nl.expand_dims(number, 1)
     index = graph.constant(np.arange(most).astype(kind)[None])
     inside = nl.expand_dims((index + 0.5) / column * nl.expand_dims(step, 1), 1)
-    cell = nl.expand_dims(nl.expand_dims(step, 1) * graph.constant(np.arange(cells).astype(kind)), 2)
+    cell = nl.expand_dims(
+        nl.expand_dims(step, 1) * graph.constant(np.arange(cells).astype(kind)), 2
+    )
     places = nl.reshape(start, (-1, 1, 1)) + cell + inside
     return places, nl.cast(nl.less(index, column), start.dtype)
 
@@ -90,9 +92,7 @@ def _sampled(at: Call, pixels: nl.Tensor, y: nl.Tensor, x: nl.Tensor, best: bool
 
 def _neighbours(places: nl.Tensor, size: int) -> list[tuple[nl.Tensor, nl.Tensor]]:
     """The two pixels around each place with their weights; none from 1 beyond the edge on."""
-    inside = nl.cast(
-        nl.logical_and(places >= -1.0, places <= float(size)), places.dtype
-    )
+    inside = nl.cast(nl.logical_and(places >= -1.0, places <= float(size)), places.dtype)
     place = nl.maximum(places, 0.0)
     low = nl.minimum(nl.floor(place), float(size - 1))
     high = nl.minimum(low + 1.0, float(size - 1))
@@ -115,9 +115,7 @@ def max_roi_pool(at: Call) -> nl.Tensor:
         left, top, right, bottom = (int(np.floor(v * scale + 0.5)) for v in (x1, y1, x2, y2))
         ys = _cells(top, max(bottom - top + 1, 1), rows, h)
         xs = _cells(left, max(right - left + 1, 1), columns, w)
-        cells = [
-            _cell(at, x, int(batch), y, place, c) for y in ys for place in xs
-        ]
+        cells = [_cell(at, x, int(batch), y, place, c) for y in ys for place in xs]
         made.append(nl.reshape(nl.stack(cells, 1), (c, rows, columns)))
     return nl.stack(made, 0)
 

@@ -70,7 +70,9 @@ def tensor_scatter(at: Call) -> nl.Tensor:
     axis = at.integer("axis", -2) % at.rank(0)
     length, new = at.shape(0)[axis], at.shape(1)[axis]
     batch = at.shape(0)[0]
-    starts = nl.cast(at.tensor(2), nl.int64) if at.has(2) else at.constant(np.zeros(batch, np.int64))
+    starts = (
+        nl.cast(at.tensor(2), nl.int64) if at.has(2) else at.constant(np.zeros(batch, np.int64))
+    )
     places = nl.expand_dims(starts, 1) + at.constant(np.arange(new, dtype=np.int64)[None])
     if at.text("mode", "linear") == "circular":
         places = nl.floor_modulo(places, at.constant(np.int64(length)))

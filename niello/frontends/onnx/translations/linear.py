@@ -54,4 +54,4 @@ def einsum(at: Call) -> nl.Tensor:
 @translates("Det")
 def determinant(at: Call) -> nl.Tensor:
     """The determinant of each matrix."""
-    return nl.linalg.determinant(at.tensor(0))
+    return nl.det(at.tensor(0))

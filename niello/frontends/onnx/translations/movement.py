@@ -146,7 +146,7 @@ def _sliced(
     axes = list(range(len(starts))) if axes is None else axes
     steps = [1] * len(starts) if steps is None else steps
     # "To the end" is written as a huge number. Backward, an end before -size is "down to 0".
-    bounds = []
+    bounds: list[tuple[int | None, int | None]] = []
     for axis, start, end, step in zip(axes, starts, ends, steps, strict=True):
         size = getattr(at.value(0), "shape", ())[axis]
         if size is None and (step < 0 or end >= 1 << 31):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,49 +14,75 @@ from niello.frontends.onnx.translations.convolution import convolution, with_bia
 from niello.frontends.onnx.translations.linear import product
 from niello.frontends.onnx.values import code_of_array, dtype_of, host_dtype, on_host
 
+INTEGERS = (nl.int8, nl.uint8, nl.int16, nl.uint16, nl.int32, nl.int4, nl.uint4)
+SMALL_FLOATS = (nl.float8_e4m3fn, nl.float8_e5m2)
 
-def spread(at: Call, x: nl.Tensor, settings: nl.Tensor | None, axis: int, block: int) -> Any:
-    """A scale or zero point so that it broadcasts to x: one, one for each place along `axis`, or
-    one for each block of places."""
-    if settings is None or settings.rank == 0 or settings.shape == (1,) == x.shape:
-        return settings
-    rank, shape = len(at.sizes(x)), at.sizes(settings)
-    if block:
-        axis %= rank
-        repeated = nl.gather(settings, at.constant(np.arange(at.sizes(x)[axis]) // block), axis)
-        return repeated
-    if len(shape) == 1:
+
+@dataclass(frozen=True)
+class Scale:
+    """How numbers become integers: a scale and zero point, one for all, for each place along
+    `axis`, or for each block of that many places."""
+
+    value: nl.Tensor
+    zero: nl.Tensor | None = None
+    axis: int = 1
+    block: int = 0
+
+    def quantize(self, x: nl.Tensor, kind: nl.DType, *, saturate: bool = True) -> nl.Tensor:
+        """round(x / scale) + zero in an integer type, or x / scale in a small float."""
+        plain = kind in INTEGERS or (kind in SMALL_FLOATS and saturate and self.zero is None)
+        if plain and self._fits(x):
+            value, zero, axis = self._settings()
+            return nl.quantize(x, value, zero, dtype=kind, axis=axis)
+        y = nl.divide(x, self.spread(x, self.value))
+        zero = None if self.zero is None else self.spread(x, self.zero)
+        if kind.is_float:
+            y = y if zero is None else nl.add(y, nl.cast(zero, y.dtype))
+            return nl.cast(y, kind, saturate=saturate)
+        y = nl.cast(nl.rint(y), nl.float32) if y.dtype.is_half else nl.rint(y)
+        return nl.cast(y if zero is None else nl.add(y, nl.cast(zero, y.dtype)), kind)
+
+    def dequantize(self, q: nl.Tensor, kind: nl.DType) -> nl.Tensor:
+        """(q - zero) * scale"""
+        if q.dtype in (*INTEGERS, *SMALL_FLOATS) and self._fits(q):
+            value, zero, axis = self._settings()
+            return nl.dequantize(q, value, zero, dtype=kind, axis=axis)
+        scale = self.spread(q, self.value)
+        wide = nl.float32 if kind.is_half else kind
+        if self.zero is not None:
+            exact = nl.int32 if q.dtype.is_integer else nl.float32
+            zero = nl.cast(self.spread(q, self.zero), exact)
+            q = nl.subtract(nl.cast(q, exact), zero)
+        return nl.cast(nl.multiply(nl.cast(q, wide), nl.cast(scale, wide)), kind)
+
+    def _settings(self) -> tuple[nl.Tensor, nl.Tensor | None, int | None]:
+        """As Niello's own functions take them."""
+        if self.value.type.elements == 1:
+            zero = None if self.zero is None else nl.reshape(self.zero, ())
+            return nl.reshape(self.value, ()), zero, None
+        return self.value, self.zero, None if self.block else self.axis
+
+    def _fits(self, x: nl.Tensor) -> bool:
+        """Whether Niello's own functions find the same blocks: sizes alone tell them."""
+        if not self.block or self.value.type.elements == 1:
+            return x.type.is_static and self.value.type.is_static
+        size = x.type.static_shape[self.axis]
+        return -(-size // -(-size // self.block)) == self.block
+
+    def spread(self, x: nl.Tensor, settings: nl.Tensor) -> nl.Tensor:
+        """A scale or zero point so that it broadcasts to x."""
+        rank, shape = x.rank, settings.type.static_shape
+        assert rank is not None
+        if self.block:
+            size = x.type.static_shape[self.axis]
+            return nl.gather(settings, x.graph.constant(np.arange(size) // self.block), self.axis)
+        if len(shape) != 1:
+            return settings
         if shape == (1,):
             return nl.reshape(settings, ())
         wide = [1] * rank
-        wide[axis % rank] = -1
+        wide[self.axis % rank] = -1
         return nl.reshape(settings, tuple(wide))
-    return settings
-
-
-def quantized(
-    x: nl.Tensor, scale: Any, zero: Any, kind: nl.DType, *, saturate: bool = True
-) -> nl.Tensor:
-    """round(x / scale) + zero in an integer type, or x / scale in a small float."""
-    y = nl.divide(x, scale)
-    if kind.is_float:
-        y = y if zero is None else nl.add(y, nl.cast(zero, y.dtype))
-        return nl.cast(y, kind, saturate=saturate)
-    wide = nl.cast(nl.rint(y), nl.float32) if y.dtype.is_half else nl.rint(y)
-    if zero is not None:
-        wide = nl.add(wide, nl.cast(zero, wide.dtype))
-    return nl.cast(wide, kind)
-
-
-def dequantized(x: nl.Tensor, scale: Any, zero: Any, kind: nl.DType) -> nl.Tensor:
-    """(x - zero) * scale"""
-    if zero is not None:
-        if x.dtype.is_integer:
-            x = nl.subtract(nl.cast(x, nl.int32), nl.cast(zero, nl.int32))
-        else:
-            x = nl.subtract(nl.cast(x, nl.float32), nl.cast(zero, nl.float32))
-    wide = kind if not kind.is_half else nl.float32
-    return nl.cast(nl.multiply(nl.cast(x, wide), nl.cast(scale, wide)), kind)
 
 
 def widened(at: Call, i: int) -> nl.Tensor:
@@ -73,9 +100,9 @@ def _quantized_on_host(at: Call, code: int) -> np.ndarray:
     from niello.frontends.onnx.translations.typing import narrow
 
     x, scale = at.constant(at.array(0)), at.constant(at.array(1))
-    axis, block = at.integer("axis", 1), at.integer("block_size", 0)
-    y = nl.divide(nl.cast(x, scale.dtype), spread(at, x, scale, axis, block))
-    zero = spread(at, x, widened(at, 2), axis, block) if at.has(2) else None
+    how = _scale(at, scale, widened(at, 2) if at.has(2) else None)
+    y = nl.divide(nl.cast(x, scale.dtype), how.spread(x, scale))
+    zero = None if how.zero is None else how.spread(x, how.zero)
     kind = host_dtype(code)
     assert kind is not None
     if "int" not in kind.name:
@@ -84,7 +111,7 @@ def _quantized_on_host(at: Call, code: int) -> np.ndarray:
     import ml_dtypes
 
     y = nl.rint(y) if zero is None else nl.add(nl.rint(y), nl.cast(zero, y.dtype))
-    limits = ml_dtypes.iinfo(kind)
+    limits = ml_dtypes.iinfo(kind)  # type: ignore[no-untyped-call]
     clipped = np.clip(at.importer.array(y, at).astype(np.float32), limits.min, limits.max)
     return clipped.astype(np.int8).astype(kind)
 
@@ -97,26 +124,26 @@ def quantize_linear(at: Call) -> Any:
     if code and host_dtype(code) is not None:
         return _quantized_on_host(at, code)
     x, scale = at.tensor(0), at.tensor(1)
-    axis, block = at.integer("axis", 1), at.integer("block_size", 0)
     kind = at.dtype(2) if at.has(2) else at.dtype_attribute("output_dtype", nl.uint8)
     precision = at.integer("precision", 0)
     wide = dtype_of(precision) if precision else scale.dtype
     x = x if x.dtype is wide else nl.cast(x, wide)
-    scale = nl.cast(scale, wide)
-    full_scale = spread(at, x, scale, axis, block)
-    zero = spread(at, x, at.optional(2), axis, block)
-    return quantized(x, full_scale, zero, kind, saturate=bool(at.integer("saturate", 1)))
+    how = _scale(at, nl.cast(scale, wide), at.optional(2))
+    return how.quantize(x, kind, saturate=bool(at.integer("saturate", 1)))
+
+
+def _scale(at: Call, value: nl.Tensor, zero: nl.Tensor | None) -> Scale:
+    """The scale of a node, by its attributes."""
+    return Scale(value, zero, at.integer("axis", 1), at.integer("block_size", 0))
 
 
 @translates("DequantizeLinear")
 def dequantize_linear(at: Call) -> nl.Tensor:
     """From integers (or small floats): whole, by axis, or by block."""
-    x, scale = widened(at, 0), at.tensor(1)
-    axis, block = at.integer("axis", 1), at.integer("block_size", 0)
+    scale = at.tensor(1)
     kind = at.dtype_attribute("output_dtype", scale.dtype)
-    full_scale = spread(at, x, scale, axis, block)
-    zero = spread(at, x, widened(at, 2) if at.has(2) else None, axis, block)
-    return dequantized(x, full_scale, zero, kind)
+    how = _scale(at, scale, widened(at, 2) if at.has(2) else None)
+    return how.dequantize(widened(at, 0), kind)
 
 
 @translates("DynamicQuantizeLinear")
@@ -128,7 +155,7 @@ def dynamic_quantize_linear(at: Call) -> Any:
     scale = (high - low) / 255.0
     scale = nl.select(nl.equal(scale, zero), at.constant(np.float32(1)), scale)
     point = nl.cast(nl.clamp(nl.rint(nl.negative(low) / scale), 0.0, 255.0), nl.uint8)
-    return quantized(x, scale, point, nl.uint8), scale, point
+    return Scale(scale, point).quantize(x, nl.uint8), scale, point
 
 
 def centred(x: nl.Tensor, zero: nl.Tensor | None) -> nl.Tensor:

@@ -96,7 +96,9 @@ def sequence_map(at: Call) -> tuple[Value, ...]:
     made: list[list[Value]] = [[] for _ in at.outputs]
     for i in range(len(sequence)):
         given = [v[i] if isinstance(v, list) else v for v in at.inputs]
-        for into, value in zip(made, at.importer.subgraph(at.body("body"), at.scope, given), strict=True):
+        for into, value in zip(
+            made, at.importer.subgraph(at.body("body"), at.scope, given), strict=True
+        ):
             into.append(value)
     return tuple(made)
 

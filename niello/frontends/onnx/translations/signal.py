@@ -1,4 +1,4 @@
-"""Fourier transforms, as products with matrices of sines and cosines."""
+"""Fourier transforms: short ones as products with matrices of sines and cosines."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ import niello as nl
 from niello.frontends.onnx.call import Call
 from niello.frontends.onnx.registry import translates
 from niello.frontends.onnx.translations.movement import padded
+
+# Longer ones are fast transforms.
+LARGEST_MATRIX = 128
 
 
 def parts(x: nl.Tensor) -> tuple[nl.Tensor, nl.Tensor | None]:
@@ -22,6 +25,8 @@ def transformed(
     real: nl.Tensor, imaginary: nl.Tensor | None, size: int, inverse: bool, bins: int
 ) -> tuple[nl.Tensor, nl.Tensor]:
     """The first `bins` of a discrete Fourier transform along the last axis."""
+    if size > LARGEST_MATRIX:
+        return _fast(real, imaginary, inverse, bins)
     angle = 2 * np.pi * np.outer(np.arange(size), np.arange(bins)) / size
     scale = 1 / size if inverse else 1.0
     sign = 1.0 if inverse else -1.0
@@ -35,14 +40,25 @@ def transformed(
     return y, z
 
 
+def _fast(
+    real: nl.Tensor, imaginary: nl.Tensor | None, inverse: bool, bins: int
+) -> tuple[nl.Tensor, nl.Tensor]:
+    """The same by fast transforms."""
+    kind = real.dtype
+    wide = nl.float32 if kind.is_half else kind
+    x = nl.cast(real, wide)
+    if imaginary is not None:
+        x = nl.complex(x, nl.cast(imaginary, wide))
+    found = nl.ifft(x) if inverse else nl.fft(x)
+    found = nl.slice(found, [0], [bins], axes=(-1,))
+    return nl.cast(nl.real(found), kind), nl.cast(nl.imag(found), kind)
+
+
 @translates("DFT")
 def dft(at: Call) -> nl.Tensor:
     """A Fourier transform along an axis; the last one holds real and imaginary parts."""
     x, rank = at.tensor(0), at.rank(0)
-    if at.version < 20:
-        axis = at.integer("axis", 1)
-    else:
-        axis = at.known_ints(2)[0] if at.has(2) else -2
+    axis = at.known_ints(2)[0] if at.has(2) else at.integer("axis", -2 if at.version >= 20 else 1)
     axis %= rank
     inverse, onesided = bool(at.integer("inverse", 0)), bool(at.integer("onesided", 0))
     size = at.shape(0)[axis]
@@ -59,9 +75,7 @@ def dft(at: Call) -> nl.Tensor:
     return nl.transpose(found, [back.index(a) for a in range(rank)])
 
 
-def _real_inverse(
-    at: Call, x: nl.Tensor, size: int, order: list[int], axis: int
-) -> nl.Tensor:
+def _real_inverse(at: Call, x: nl.Tensor, size: int, order: list[int], axis: int) -> nl.Tensor:
     """Real values from the first half of their transform."""
     bins = size // 2 + 1
     have = at.sizes(x)[-2]

@@ -129,7 +129,11 @@ def _tables(at: Call) -> tuple[list[Any], list[Any], Any]:
         classes = at.texts("classes_strings")
         if at.inputs[0].dtype == object:  # type: ignore[union-attr]
             return classes, list(range(len(classes))), at.integer("default_int64", -1)
-        return [float(i) for i in range(len(classes))], classes, at.text("default_string", "_Unused")
+        return (
+            [float(i) for i in range(len(classes))],
+            classes,
+            at.text("default_string", "_Unused"),
+        )
     listed: dict[str, list[Any]] = {}
     for part in ("keys", "values"):
         if at.has_attribute(f"{part}_tensor"):

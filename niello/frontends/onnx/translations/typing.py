@@ -9,11 +9,22 @@ import numpy as np
 import niello as nl
 from niello.frontends.onnx.call import Call
 from niello.frontends.onnx.registry import translates
-from niello.frontends.onnx.values import STRING, code_of, code_of_array, dtype_of, host_dtype, on_host
+from niello.frontends.onnx.values import (
+    STRING,
+    code_of,
+    code_of_array,
+    dtype_of,
+    host_dtype,
+    is_text,
+    on_host,
+)
 
-# Named in the `to` attribute before opset 6.
-_NAMES = {"FLOAT": 1, "UINT8": 2, "INT8": 3, "UINT16": 4, "INT16": 5, "INT32": 6, "INT64": 7,
-          "STRING": 8, "BOOL": 9, "FLOAT16": 10, "DOUBLE": 11, "UINT32": 12, "UINT64": 13}  # fmt: skip
+# Named in the `to` attribute before opset 6, in the order of their codes.
+_OLD = (
+    *("FLOAT", "UINT8", "INT8", "UINT16", "INT16", "INT32", "INT64"),
+    *("STRING", "BOOL", "FLOAT16", "DOUBLE", "UINT32", "UINT64"),
+)
+_NAMES = {name: code for code, name in enumerate(_OLD, 1)}
 FLOAT8 = (17, 18, 19, 20)
 SCALES = 24  # float8_e8m0fnu: powers of two
 
@@ -37,7 +48,7 @@ def converted(at: Call, code: int) -> Any:
     """Input 0 in an ONNX element type. Types that graphs lack are converted while importing."""
     value = at.value(0)
     host = host_dtype(code)
-    if code == STRING or getattr(value, "dtype", None) == object:
+    if code == STRING or is_text(value):
         return _by_text(at.array(0), code)
     saturate = bool(at.integer("saturate", 1))
     if host is not None or on_host(value):
@@ -63,7 +74,7 @@ def narrow(array: np.ndarray, code: int, saturate: bool = True, rounding: str = 
     if code in FLOAT8 and saturate:
         import ml_dtypes
 
-        limits = ml_dtypes.finfo(target)
+        limits = ml_dtypes.finfo(target)  # type: ignore[no-untyped-call]
         low, high = float(limits.min), float(limits.max)
         return np.clip(array.astype(np.float32), low, high).astype(target)
     return array.astype(target)

@@ -1,0 +1,147 @@
+"""Export to ONNX: every written operation comes back as itself, and models run elsewhere."""
+
+from __future__ import annotations
+
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("onnx", reason="the package onnx is not installed")
+
+import onnx
+from onnx_builder import model, node, tensor
+
+import niello as nl
+from niello.frontends.onnx import export, load
+from niello.frontends.onnx.writer import written
+from niello.graph.evaluate import evaluate
+from tests.contract.contract_cases import RELATIVE, Case, cases
+
+FrontendError = nl.errors.FrontendError
+# One type of each kind; the writers ask for a type's kind and width only.
+NEWEST = onnx.defs.onnx_opset_version()
+KINDS = ("float32", "float64", "bfloat16", "int32", "uint8", "int64", "bool")
+
+
+def came_back(model: onnx.ModelProto, arrays: tuple[np.ndarray, ...]) -> list[np.ndarray]:
+    """What an exported model computes when it is read again, by the references."""
+    loaded = load(model)
+    feeds = {f"in{i}": a for i, a in enumerate(arrays) if f"in{i}" in loaded.inputs}
+    imported = loaded.specialise(feeds)
+    if set(imported.inputs) != set(feeds):  # an input decided a shape
+        imported = loaded.specialise({n: feeds[n] for n in imported.inputs})
+    fed = {imported.inputs[n]: a for n, a in feeds.items() if n in imported.inputs}
+    tensors = imported.tensors
+    values = dict(zip(tensors, evaluate(tensors, fed), strict=True))
+    return [values[v] if isinstance(v, nl.Tensor) else v for v in imported.outputs.values()]
+
+
+def exported(case: Case, opset: int) -> onnx.ModelProto:
+    graph = nl.Graph()
+    inputs = [graph.placeholder(a.shape, a.dtype, name=f"in{i}") for i, a in enumerate(case.arrays)]
+    return export(list(graph.add(case.op, inputs).outputs), opset=opset)
+
+
+def chosen(name: str) -> list[Case]:
+    """Samples of an operation; with many, some of them, the same each time."""
+    found = [c for c in cases(name) if c.dtype.name in KINDS or c.sample.dtypes]
+    order = sorted(range(len(found)), key=lambda i: zlib.crc32(f"{name}{i}".encode()))
+    return [found[i] for i in sorted(order[:40])]
+
+
+@pytest.mark.parametrize("name", written())
+def test_round_trip(name: str) -> None:
+    done = 0
+    for number, case in enumerate(chosen(name)):
+        try:
+            proto = exported(case, (21, NEWEST)[number % 2])
+        except FrontendError:
+            continue  # what ONNX lacks is refused; test_refusals holds the sentence
+        onnx.checker.check_model(proto, full_check=True)
+        for wanted, found in zip(case.reference(), came_back(proto, case.arrays), strict=True):
+            check(case, wanted, found)
+        done += 1
+    assert done, f"no sample of {name} can be written"
+
+
+def check(case: Case, wanted: np.ndarray, found: Any) -> None:
+    array = np.asarray(found)
+    assert array.shape == wanted.shape, str(case)
+    assert array.dtype == wanted.dtype, str(case)
+    if wanted.dtype.name not in RELATIVE:
+        np.testing.assert_array_equal(array, wanted, err_msg=str(case))
+        return
+    # Settings are float32 in ONNX, whatever the tensors are.
+    relative = 20 * max(RELATIVE[wanted.dtype.name], 2e-8)
+    np.testing.assert_allclose(
+        array.astype(np.float64),
+        wanted.astype(np.float64),
+        rtol=relative,
+        atol=relative,
+        err_msg=str(case),
+    )
+
+
+def test_names_sizes_and_weights() -> None:
+    graph = nl.Graph("net")
+    x = graph.placeholder((None, 3), name="x")
+    w = graph.variable(np.eye(3, dtype=np.float32), name="w")
+    w.value = 2 * np.eye(3, dtype=np.float32)
+    proto = export({"y": nl.relu(x @ w)}, inputs={"picture": x})
+    assert [i.name for i in proto.graph.input] == ["picture"]
+    assert [o.name for o in proto.graph.output] == ["y"]
+    assert {i.name for i in proto.graph.initializer} == {"w"}
+    found = load(proto).run({"picture": np.ones((2, 3), np.float32)})["y"]
+    assert found.tolist() == [[2, 2, 2], [2, 2, 2]]
+
+
+def test_files_are_written_at_once(tmp_path: Path) -> None:
+    x = nl.Graph().placeholder((2,), name="x")
+    path = tmp_path / "model.onnx"
+    export([x + 1.0], path)
+    assert [p.name for p in tmp_path.iterdir()] == ["model.onnx"]
+    assert load(path).run({"x": np.zeros(2, np.float32)})["output_0"].tolist() == [1, 1]
+
+
+def test_refusals_name_every_operation() -> None:
+    graph = nl.Graph()
+    x = graph.placeholder((2, 3), name="x")
+    bits = nl.random_bits((2,), seed=1, graph=graph, name="dice")
+    with pytest.raises(FrontendError) as caught:
+        export([nl.atan2(x, x), nl.atan2(x, x + 1.0), bits])
+    assert caught.value.operators == {"atan2": 2, "random_bits": 1}
+    assert "atan2 (2x, first 'atan2'" in str(caught.value)
+
+
+def test_what_is_no_tensor() -> None:
+    with pytest.raises(FrontendError, match="needs tensors"):
+        export([])
+    with pytest.raises(FrontendError, match=f"operator sets 18 to {NEWEST}"):
+        export([nl.Graph().placeholder((2,))], opset=7)
+
+
+@pytest.mark.parametrize("opset", [18, 21, 24])
+def test_onnx_runtime_runs_what_is_exported(opset: int) -> None:
+    runtime = pytest.importorskip("onnxruntime", reason="ONNX Runtime is not installed")
+    nodes = [
+        node("Conv", ["x", "w"], ["a"], kernel_shape=[3, 3], pads=[1, 1, 1, 1]),
+        node("BatchNormalization", ["a", "s", "b", "m", "v"], ["c"]),
+        node("Relu", ["c"], ["d"]),
+        node("MaxPool", ["d"], ["e"], kernel_shape=[2, 2], strides=[2, 2]),
+        node("Flatten", ["e"], ["f"]),
+        node("Gemm", ["f", "u", "t"], ["g"], transB=1),
+        node("Softmax", ["g"], ["y"]),
+    ]
+    draw = np.random.default_rng(0)
+    shapes = {"w": (4, 3, 3, 3), "s": (4,), "b": (4,), "m": (4,), "u": (5, 64), "t": (5,)}
+    weights = {n: draw.standard_normal(s).astype(np.float32) for n, s in shapes.items()}
+    weights["v"] = np.ones(4, np.float32)
+    loaded = load(model(nodes, [tensor("x", [2, 3, 8, 8])], ["y"], weights=weights))
+    x = draw.standard_normal((2, 3, 8, 8)).astype(np.float32)
+    proto = export(loaded.imported.outputs, opset=opset)
+    session = runtime.InferenceSession(proto.SerializeToString())
+    (found,) = session.run(None, {"x": x})
+    np.testing.assert_allclose(found, loaded.run({"x": x})["y"].numpy(), rtol=1e-5, atol=1e-6)
