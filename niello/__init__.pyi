@@ -17,13 +17,20 @@ from niello.core import errors as errors
 from niello.core.dtypes import DType as DType
 from niello.core.dtypes import bfloat16 as bfloat16
 from niello.core.dtypes import bool_ as bool_
+from niello.core.dtypes import complex32 as complex32
+from niello.core.dtypes import complex64 as complex64
+from niello.core.dtypes import complex128 as complex128
+from niello.core.dtypes import float8_e4m3fn as float8_e4m3fn
+from niello.core.dtypes import float8_e5m2 as float8_e5m2
 from niello.core.dtypes import float16 as float16
 from niello.core.dtypes import float32 as float32
 from niello.core.dtypes import float64 as float64
+from niello.core.dtypes import int4 as int4
 from niello.core.dtypes import int8 as int8
 from niello.core.dtypes import int16 as int16
 from niello.core.dtypes import int32 as int32
 from niello.core.dtypes import int64 as int64
+from niello.core.dtypes import uint4 as uint4
 from niello.core.dtypes import uint8 as uint8
 from niello.core.dtypes import uint16 as uint16
 from niello.core.dtypes import uint32 as uint32
@@ -31,6 +38,9 @@ from niello.core.dtypes import uint64 as uint64
 from niello.core.types import TensorType as TensorType
 from niello.executable.executable import Executable as Executable
 from niello.executable.graph import Graph as Graph
+from niello.executable.package import Package as Package
+from niello.executable.package import load as load
+from niello.executable.package import save as save
 from niello.graph.operation import Operation as Operation
 from niello.graph.tensor import Tensor as Tensor
 from niello.graph.tensor import Variable as Variable
@@ -44,91 +54,239 @@ from niello.runtime.predicate import Predicate as Predicate
 from niello.runtime.target import CompileOptions as CompileOptions
 from niello.runtime.tensor_data import TensorData as TensorData
 from niello import precision as precision
+from niello.ops.unary import absolute as absolute
+from niello.ops.complex import absolute_square as absolute_square
+from niello.ops.optimiser_adaptive import adadelta as adadelta
+from niello.ops.optimiser_adaptive import adagrad as adagrad
 from niello.ops.optimiser import adam as adam
 from niello.ops.optimiser import adamw as adamw
+from niello.ops.grid_sample import affine_grid as affine_grid
 from niello.ops.extremes import all as all
+from niello.ops.complex import angle as angle
 from niello.ops.extremes import any as any
+from niello.ops.coordinate import arange as arange
 from niello.ops.extremes import argmax as argmax
 from niello.ops.extremes import argmin as argmin
-from niello.ops.pooling import average_pool2d as average_pool2d
+from niello.ops.sort import argsort as argsort
+from niello.ops.diagonal import band_part as band_part
 from niello.ops.normalisation import batch_norm as batch_norm
 from niello.ops.normalisation import batch_norm_training as batch_norm_training
+from niello.ops.blocks import batch_to_space as batch_to_space
 from niello.ops.loss import binary_cross_entropy as binary_cross_entropy
+from niello.ops.search import bincount as bincount
+from niello.ops.bitcast import bitcast as bitcast
+from niello.ops.topk import bottom_k as bottom_k
 from niello.ops.broadcast import broadcast_like as broadcast_like
 from niello.ops.broadcast import broadcast_to as broadcast_to
+from niello.ops.search import bucketize as bucketize
+from niello.ops.control_flow import call as call
 from niello.ops.cast import cast as cast
+from niello.ops.loss import categorical_cross_entropy as categorical_cross_entropy
+from niello.ops.neuron import celu as celu
+from niello.ops.linear_algebra import cholesky as cholesky
+from niello.ops.linear_algebra import cholesky_solve as cholesky_solve
 from niello.ops.select import clamp as clamp
+from niello.ops.optimiser_adaptive import clip_by_global_norm as clip_by_global_norm
+from niello.ops.complex import complex as complex
 from niello.ops.concat import concat as concat
-from niello.ops.convolve import conv2d as conv2d
-from niello.ops.convolve import conv2d_data_gradient as conv2d_data_gradient
-from niello.ops.convolve import conv2d_weights_gradient as conv2d_weights_gradient
-from niello.ops.convolve import conv_transpose2d as conv_transpose2d
-from niello.ops.convolve import depthwise_conv2d as depthwise_conv2d
+from niello.ops.optimiser_adaptive import condition_gradient as condition_gradient
+from niello.ops.complex import conj as conj
+from niello.ops.coordinate import coordinate as coordinate
+from niello.ops.loss_margin import cosine_distance as cosine_distance
+from niello.ops.loss_margin import cosine_embedding as cosine_embedding
+from niello.ops.loss_margin import cosine_similarity as cosine_similarity
+from niello.ops.compact import count_non_zero as count_non_zero
+from niello.ops.scan_names import cummax as cummax
+from niello.ops.scan_names import cummin as cummin
+from niello.ops.scan_names import cumprod as cumprod
+from niello.ops.scan_names import cumsum as cumsum
+from niello.ops.scan import cumulative_logsumexp as cumulative_logsumexp
+from niello.ops.scan import cumulative_max as cumulative_max
+from niello.ops.scan import cumulative_min as cumulative_min
+from niello.ops.scan import cumulative_prod as cumulative_prod
+from niello.ops.scan import cumulative_sum as cumulative_sum
+from niello.ops.blocks import depth_to_space as depth_to_space
+from niello.ops.quantize import dequantize as dequantize
+from niello.ops.lookup import dequantize_lut as dequantize_lut
+from niello.ops.linear_algebra import det as det
+from niello.ops.diagonal import diag as diag
+from niello.ops.diagonal import diag_embed as diag_embed
+from niello.ops.diagonal import diagonal as diagonal
 from niello.ops.binary import divide as divide
 from niello.ops.binary import divide_no_nan as divide_no_nan
 from niello.ops.dropout import dropout as dropout
+from niello.ops.quantized import dynamic_quantize_linear as dynamic_quantize_linear
+from niello.ops.dynamic import dynamic_slice as dynamic_slice
+from niello.ops.dynamic import dynamic_update_slice as dynamic_update_slice
+from niello.ops.linear_algebra import eigh as eigh
+from niello.ops.linear_algebra import eigvalsh as eigvalsh
+from niello.ops.einsum import einsum as einsum
 from niello.ops.reshape import expand_dims as expand_dims
+from niello.ops.coordinate import eye as eye
+from niello.ops.quantized import fake_quantize as fake_quantize
+from niello.ops.fourier import fft as fft
+from niello.ops.fourier import fftshift as fftshift
 from niello.ops.reshape import flatten as flatten
 from niello.ops.reshape import flatten_axes as flatten_axes
+from niello.ops.loss_detection import focal as focal
+from niello.ops.unfold import fold as fold
+from niello.ops.control_flow import for_ as for_
+from niello.ops.coordinate import full as full
+from niello.ops.coordinate import full_like as full_like
 from niello.ops.indexing import gather as gather
 from niello.ops.indexing import gather_along_axis as gather_along_axis
+from niello.ops.indexing import gather_nd as gather_nd
 from niello.ops.activation import gelu as gelu
 from niello.ops.pooling import global_average_pool as global_average_pool
+from niello.ops.pooling import global_lp_pool as global_lp_pool
 from niello.ops.pooling import global_max_pool as global_max_pool
+from niello.ops.neuron import glu as glu
+from niello.ops.grid_sample import grid_sample as grid_sample
 from niello.ops.normalisation import group_norm as group_norm
-from niello.ops.loss import hinge as hinge
-from niello.ops.loss import huber as huber
+from niello.ops.recurrent import gru as gru
+from niello.ops.hamming import hamming_distance as hamming_distance
+from niello.ops.loss_margin import hinge as hinge
+from niello.ops.search import histogram as histogram
+from niello.ops.loss_margin import huber as huber
+from niello.ops.control_flow import if_ as if_
+from niello.ops.fourier import ifft as ifft
+from niello.ops.fourier import ifftshift as ifftshift
+from niello.ops.complex import imag as imag
 from niello.ops.subscript import index as index
+from niello.ops.scatter import index_add as index_add
+from niello.ops.scatter import index_copy as index_copy
+from niello.ops.scatter import index_fill as index_fill
+from niello.ops.indexing import index_select as index_select
 from niello.ops.normalisation import instance_norm as instance_norm
+from niello.ops.quantized import integer_conv as integer_conv
+from niello.ops.quantized import integer_matmul as integer_matmul
+from niello.ops.resize import interpolate as interpolate
+from niello.ops.linear_algebra import inverse as inverse
+from niello.ops.fourier import irfft as irfft
+from niello.ops.search import isin as isin
+from niello.ops.loss_margin import kl_divergence as kl_divergence
+from niello.ops.optimiser_adaptive import lamb as lamb
 from niello.ops.normalisation import layer_norm as layer_norm
 from niello.ops.activation import leaky_relu as leaky_relu
+from niello.ops.scan import linear_recurrence as linear_recurrence
+from niello.ops.coordinate import linspace as linspace
+from niello.ops.optimiser_adaptive import lion as lion
+from niello.ops.loss_margin import log_loss as log_loss
 from niello.ops.softmax import log_softmax as log_softmax
+from niello.ops.scan_names import logcumsumexp as logcumsumexp
 from niello.ops.softmax import logsumexp as logsumexp
+from niello.ops.recurrent import lstm as lstm
+from niello.ops.linear_algebra import lstsq as lstsq
+from niello.ops.linear_algebra import lu as lu
+from niello.ops.compact import masked_select as masked_select
 from niello.ops.matmul import matmul as matmul
+from niello.ops.linear_algebra import matrix_power as matrix_power
+from niello.ops.linear_algebra import matrix_rank as matrix_rank
 from niello.ops.extremes import max as max
-from niello.ops.pooling import max_pool2d as max_pool2d
 from niello.ops.reduce import mean as mean
+from niello.ops.loss_margin import mean_absolute_error as mean_absolute_error
 from niello.ops.loss import mean_squared_error as mean_squared_error
+from niello.ops.order_statistics import median as median
+from niello.ops.coordinate import meshgrid as meshgrid
+from niello.ops.recurrent import mgu as mgu
 from niello.ops.extremes import min as min
+from niello.ops.order_statistics import mode as mode
 from niello.ops.optimiser import momentum as momentum
+from niello.ops.mtgp32 import mtgp32_state as mtgp32_state
+from niello.ops.strided import narrow as narrow
+from niello.ops.neuron import neuron as neuron
+from niello.ops.compact import non_zero as non_zero
+from niello.ops.linear_algebra import norm as norm
 from niello.ops.normalisation import normalise as normalise
-from niello.ops.indexing import one_hot as one_hot
+from niello.ops.one_hot import one_hot as one_hot
+from niello.ops.coordinate import ones_like as ones_like
+from niello.ops.bitcast import pack_int4 as pack_int4
 from niello.ops.pad import pad as pad
+from niello.ops.linear_algebra import pinv as pinv
+from niello.ops.blocks import pixel_shuffle as pixel_shuffle
+from niello.ops.blocks import pixel_unshuffle as pixel_unshuffle
+from niello.ops.complex import planar as planar
+from niello.ops.complex import polar as polar
 from niello.ops.binary import power as power
 from niello.ops.reduce import prod as prod
+from niello.ops.scatter import put_along_axis as put_along_axis
+from niello.ops.linear_algebra import qr as qr
+from niello.ops.order_statistics import quantile as quantile
+from niello.ops.quantize import quantize as quantize
+from niello.ops.quantized import quantized_conv as quantized_conv
+from niello.ops.quantized import quantized_matmul as quantized_matmul
 from niello.ops.random import random_bits as random_bits
 from niello.ops.random import random_integers as random_integers
 from niello.ops.random import random_normal as random_normal
 from niello.ops.philox import random_state as random_state
 from niello.ops.random import random_truncated_normal as random_truncated_normal
 from niello.ops.random import random_uniform as random_uniform
+from niello.ops.complex import real as real
+from niello.ops.neuron import relu6 as relu6
+from niello.ops.roll import repeat as repeat
 from niello.ops.reshape import reshape as reshape
 from niello.ops.reshape import reshape_like as reshape_like
+from niello.ops.resize import resize as resize
 from niello.ops.transpose import reverse as reverse
+from niello.ops.fourier import rfft as rfft
 from niello.ops.normalisation import rms_norm as rms_norm
 from niello.ops.optimiser import rmsprop as rmsprop
+from niello.ops.recurrent import rnn as rnn
+from niello.ops.roll import roll as roll
+from niello.ops.attention import scaled_dot_product_attention as scaled_dot_product_attention
+from niello.ops.control_flow import scan as scan
+from niello.ops.scatter import scatter as scatter
+from niello.ops.scatter import scatter_along_axis as scatter_along_axis
+from niello.ops.scatter import scatter_nd as scatter_nd
+from niello.ops.search import searchsorted as searchsorted
 from niello.ops.optimiser import sgd as sgd
 from niello.ops.reshape import shape_of as shape_of
 from niello.ops.loss import sigmoid_cross_entropy as sigmoid_cross_entropy
 from niello.ops.reshape import size as size
 from niello.ops.slice import slice as slice
 from niello.ops.slice import slice_update as slice_update
+from niello.ops.linear_algebra import slogdet as slogdet
+from niello.ops.loss_margin import smooth_l1 as smooth_l1
 from niello.ops.softmax import softmax as softmax
 from niello.ops.loss import softmax_cross_entropy as softmax_cross_entropy
 from niello.ops.activation import softshrink as softshrink
+from niello.ops.linear_algebra import solve as solve
+from niello.ops.linear_algebra import solve_triangular as solve_triangular
+from niello.ops.sort import sort as sort
+from niello.ops.blocks import space_to_batch as space_to_batch
+from niello.ops.blocks import space_to_depth as space_to_depth
 from niello.ops.concat import split as split
 from niello.ops.reshape import squeeze as squeeze
 from niello.ops.concat import stack as stack
 from niello.ops.statistics import standard_deviation as standard_deviation
+from niello.ops.strided import strided_slice as strided_slice
+from niello.ops.strided import strided_slice_update as strided_slice_update
 from niello.ops.reduce import sum as sum
 from niello.ops.broadcast import sum_to_like as sum_to_like
+from niello.ops.linear_algebra import svd as svd
+from niello.ops.linear_algebra import svdvals as svdvals
 from niello.ops.transpose import swap_axes as swap_axes
+from niello.ops.neuron import swish as swish
+from niello.ops.indexing import take as take
+from niello.ops.indexing import take_along_axis as take_along_axis
+from niello.ops.neuron import tanh_shrink as tanh_shrink
 from niello.ops.broadcast import tile as tile
+from niello.ops.topk import top_k as top_k
+from niello.ops.diagonal import trace as trace
 from niello.ops.transpose import transpose as transpose
+from niello.ops.diagonal import tril as tril
+from niello.ops.loss_margin import triplet_margin as triplet_margin
+from niello.ops.diagonal import triu as triu
 from niello.ops.reshape import unflatten as unflatten
+from niello.ops.unfold import unfold as unfold
+from niello.ops.compact import unique as unique
+from niello.ops.bitcast import unpack_int4 as unpack_int4
 from niello.ops.concat import unstack as unstack
 from niello.ops.statistics import variance as variance
 from niello.ops.select import where as where
+from niello.ops.control_flow import while_ as while_
+from niello.ops.loss_detection import yolo as yolo
+from niello.ops.coordinate import zeros_like as zeros_like
 
 __version__: str
 
@@ -142,6 +300,7 @@ __all__ = [
     'Executable',
     'Graph',
     'Operation',
+    'Package',
     'Predicate',
     'SharedEvent',
     'Tensor',
@@ -149,26 +308,50 @@ __all__ = [
     'TensorType',
     'Variable',
     'absolute',
+    'absolute_square',
     'acos',
     'acosh',
+    'adadelta',
+    'adagrad',
     'adam',
     'adamw',
+    'adaptive_average_pool1d',
+    'adaptive_average_pool2d',
+    'adaptive_average_pool3d',
+    'adaptive_max_pool1d',
+    'adaptive_max_pool2d',
+    'adaptive_max_pool3d',
     'add',
+    'affine_grid',
     'all',
+    'angle',
     'any',
+    'arange',
     'argmax',
     'argmin',
+    'argsort',
     'asin',
     'asinh',
     'atan',
     'atan2',
     'atanh',
     'available_devices',
+    'average_pool1d',
+    'average_pool1d_gradient',
     'average_pool2d',
+    'average_pool2d_gradient',
+    'average_pool3d',
+    'average_pool3d_gradient',
+    'average_pool4d',
+    'average_pool4d_gradient',
+    'band_part',
     'batch_norm',
     'batch_norm_training',
+    'batch_to_space',
     'bfloat16',
     'binary_cross_entropy',
+    'bincount',
+    'bitcast',
     'bitwise_and',
     'bitwise_left_shift',
     'bitwise_not',
@@ -176,26 +359,89 @@ __all__ = [
     'bitwise_right_shift',
     'bitwise_xor',
     'bool_',
+    'bottom_k',
     'broadcast_like',
     'broadcast_to',
+    'bucketize',
+    'call',
     'cast',
+    'categorical_cross_entropy',
     'ceil',
+    'celu',
+    'cholesky',
+    'cholesky_solve',
     'clamp',
+    'clip_by_global_norm',
+    'complex',
+    'complex128',
+    'complex32',
+    'complex64',
     'concat',
+    'condition_gradient',
+    'conj',
+    'conv1d',
+    'conv1d_data_gradient',
+    'conv1d_weights_gradient',
     'conv2d',
     'conv2d_data_gradient',
     'conv2d_weights_gradient',
+    'conv3d',
+    'conv3d_data_gradient',
+    'conv3d_weights_gradient',
+    'conv_transpose1d',
+    'conv_transpose1d_data_gradient',
+    'conv_transpose1d_weights_gradient',
     'conv_transpose2d',
+    'conv_transpose2d_data_gradient',
+    'conv_transpose2d_weights_gradient',
+    'conv_transpose3d',
+    'conv_transpose3d_data_gradient',
+    'conv_transpose3d_weights_gradient',
+    'coordinate',
     'cos',
     'cosh',
+    'cosine_distance',
+    'cosine_embedding',
+    'cosine_similarity',
+    'count_non_zero',
+    'cummax',
+    'cummin',
+    'cumprod',
+    'cumsum',
+    'cumulative_logsumexp',
+    'cumulative_max',
+    'cumulative_min',
+    'cumulative_prod',
+    'cumulative_sum',
     'default_device',
+    'depth_to_space',
+    'depthwise_conv1d',
+    'depthwise_conv1d_data_gradient',
+    'depthwise_conv1d_weights_gradient',
     'depthwise_conv2d',
+    'depthwise_conv2d_data_gradient',
+    'depthwise_conv2d_weights_gradient',
+    'depthwise_conv3d',
+    'depthwise_conv3d_data_gradient',
+    'depthwise_conv3d_weights_gradient',
+    'dequantize',
+    'dequantize_lut',
+    'det',
     'device',
     'device_names',
     'devices',
+    'diag',
+    'diag_embed',
+    'diagonal',
     'divide',
     'divide_no_nan',
     'dropout',
+    'dynamic_quantize_linear',
+    'dynamic_slice',
+    'dynamic_update_slice',
+    'eigh',
+    'eigvalsh',
+    'einsum',
     'elu',
     'equal',
     'erf',
@@ -206,48 +452,91 @@ __all__ = [
     'exp2',
     'expand_dims',
     'expm1',
+    'eye',
+    'fake_quantize',
+    'fft',
+    'fftshift',
     'flatten',
     'flatten_axes',
     'float16',
     'float32',
     'float64',
+    'float8_e4m3fn',
+    'float8_e5m2',
     'floor',
     'floor_divide',
     'floor_modulo',
     'fmax',
     'fmin',
+    'focal',
+    'fold',
+    'for_',
+    'full',
+    'full_like',
     'gather',
     'gather_along_axis',
+    'gather_nd',
     'gelu',
     'global_average_pool',
+    'global_lp_pool',
     'global_max_pool',
+    'glu',
     'greater',
     'greater_equal',
+    'grid_sample',
     'group_norm',
+    'gru',
+    'hamming_distance',
+    'hard_shrink',
     'hard_sigmoid',
     'hard_swish',
     'hard_tanh',
     'hinge',
+    'histogram',
     'huber',
     'identity',
+    'if_',
+    'ifft',
+    'ifftshift',
+    'imag',
     'index',
+    'index_add',
+    'index_copy',
+    'index_fill',
+    'index_select',
     'instance_norm',
     'int16',
     'int32',
+    'int4',
     'int64',
     'int8',
+    'integer_conv',
+    'integer_matmul',
+    'interpolate',
+    'inverse',
+    'irfft',
     'is_finite',
     'is_inf',
     'is_nan',
+    'isin',
+    'kl_divergence',
+    'lamb',
     'layer_norm',
     'leaky_relu',
     'less',
     'less_equal',
+    'linear_recurrence',
+    'linspace',
+    'lion',
+    'load',
     'log',
     'log10',
     'log1p',
     'log2',
+    'log_loss',
+    'log_sigmoid',
     'log_softmax',
+    'logcumsumexp',
     'logical_and',
     'logical_nand',
     'logical_nor',
@@ -256,55 +545,122 @@ __all__ = [
     'logical_xnor',
     'logical_xor',
     'logsumexp',
+    'lp_pool1d',
+    'lp_pool1d_gradient',
+    'lp_pool2d',
+    'lp_pool2d_gradient',
+    'lp_pool3d',
+    'lp_pool3d_gradient',
+    'lp_pool4d',
+    'lp_pool4d_gradient',
+    'lstm',
+    'lstsq',
+    'lu',
+    'masked_select',
     'matmul',
+    'matrix_power',
+    'matrix_rank',
     'max',
+    'max_pool1d',
+    'max_pool1d_gradient',
+    'max_pool1d_gradient_by_indices',
     'max_pool2d',
+    'max_pool2d_gradient',
+    'max_pool2d_gradient_by_indices',
+    'max_pool3d',
+    'max_pool3d_gradient',
+    'max_pool3d_gradient_by_indices',
+    'max_pool4d',
+    'max_pool4d_gradient',
+    'max_pool4d_gradient_by_indices',
+    'max_unpool1d',
+    'max_unpool2d',
+    'max_unpool3d',
     'maximum',
     'mean',
+    'mean_absolute_error',
     'mean_squared_error',
+    'median',
     'memory_stats',
+    'meshgrid',
+    'mgu',
     'min',
     'minimum',
     'mish',
+    'mode',
     'modulo',
     'momentum',
+    'mtgp32_state',
     'multiply',
+    'narrow',
     'negative',
+    'neuron',
+    'non_zero',
+    'norm',
     'normal_quantile',
     'normalise',
     'not_equal',
     'one_hot',
+    'ones_like',
+    'pack_int4',
     'pad',
     'parse_graph',
+    'pinv',
+    'pixel_shuffle',
+    'pixel_unshuffle',
+    'planar',
+    'polar',
     'popcount',
     'power',
     'precision',
     'prelu',
     'print_graph',
     'prod',
+    'put_along_axis',
+    'qr',
+    'quantile',
+    'quantize',
+    'quantized_conv',
+    'quantized_matmul',
     'random_bits',
     'random_integers',
     'random_normal',
     'random_state',
     'random_truncated_normal',
     'random_uniform',
+    'real',
     'reciprocal',
     'release_memory',
     'relu',
+    'relu6',
+    'relu_n',
+    'repeat',
     'reset_peak_memory',
     'reshape',
     'reshape_like',
+    'resize',
     'reverse',
+    'rfft',
     'rint',
     'rms_norm',
     'rmsprop',
+    'rnn',
+    'roll',
     'round',
     'rsqrt',
+    'save',
+    'scaled_dot_product_attention',
+    'scan',
+    'scatter',
+    'scatter_along_axis',
+    'scatter_nd',
+    'searchsorted',
     'select',
     'selu',
     'set_threads',
     'sgd',
     'shape_of',
+    'shrink',
     'sigmoid',
     'sigmoid_cross_entropy',
     'sign',
@@ -315,10 +671,18 @@ __all__ = [
     'size',
     'slice',
     'slice_update',
+    'slogdet',
+    'smooth_l1',
     'softmax',
     'softmax_cross_entropy',
     'softplus',
     'softshrink',
+    'softsign',
+    'solve',
+    'solve_triangular',
+    'sort',
+    'space_to_batch',
+    'space_to_depth',
     'split',
     'sqrt',
     'square',
@@ -326,35 +690,69 @@ __all__ = [
     'stack',
     'standard_deviation',
     'stop_gradient',
+    'strided_slice',
+    'strided_slice_update',
     'subtract',
     'sum',
     'sum_to_like',
+    'svd',
+    'svdvals',
     'swap_axes',
+    'swish',
+    'take',
+    'take_along_axis',
     'tan',
     'tanh',
+    'tanh_shrink',
     'thread_count',
+    'thresholded_relu',
     'tile',
+    'top_k',
+    'trace',
     'transpose',
+    'tril',
+    'triplet_margin',
+    'triu',
     'trunc',
     'uint16',
     'uint32',
+    'uint4',
     'uint64',
     'uint8',
     'unflatten',
+    'unfold',
+    'unique',
+    'unpack_int4',
     'unstack',
     'variance',
     'where',
+    'while_',
+    'yolo',
+    'zeros_like',
 ]
 
-def absolute(x: _Any, *, name: str | None = None) -> Tensor: ...
 def acos(x: _Any, *, name: str | None = None) -> Tensor: ...
 def acosh(x: _Any, *, name: str | None = None) -> Tensor: ...
+def adaptive_average_pool1d(x: _Any, output_size: _Any, data_layout: _Any = None, *, name: str | None = None) -> Tensor: ...
+def adaptive_average_pool2d(x: _Any, output_size: _Any, data_layout: _Any = None, *, name: str | None = None) -> Tensor: ...
+def adaptive_average_pool3d(x: _Any, output_size: _Any, data_layout: _Any = None, *, name: str | None = None) -> Tensor: ...
+def adaptive_max_pool1d(x: _Any, output_size: _Any, data_layout: _Any = None, return_indices: _Any = False, index_mode: _Any = 'spatial', index_dtype: _Any = niello.int32, *, name: str | None = None) -> Tensor: ...
+def adaptive_max_pool2d(x: _Any, output_size: _Any, data_layout: _Any = None, return_indices: _Any = False, index_mode: _Any = 'spatial', index_dtype: _Any = niello.int32, *, name: str | None = None) -> Tensor: ...
+def adaptive_max_pool3d(x: _Any, output_size: _Any, data_layout: _Any = None, return_indices: _Any = False, index_mode: _Any = 'spatial', index_dtype: _Any = niello.int32, *, name: str | None = None) -> Tensor: ...
 def add(a: _Any, b: _Any, *, name: str | None = None) -> Tensor: ...
 def asin(x: _Any, *, name: str | None = None) -> Tensor: ...
 def asinh(x: _Any, *, name: str | None = None) -> Tensor: ...
 def atan(x: _Any, *, name: str | None = None) -> Tensor: ...
 def atan2(a: _Any, b: _Any, *, name: str | None = None) -> Tensor: ...
 def atanh(x: _Any, *, name: str | None = None) -> Tensor: ...
+def average_pool1d(x: _Any, kernel_size: _Any, strides: _Any = None, dilations: _Any = 1, padding: _Any = 'valid', ceil_mode: _Any = False, include_padding: _Any = False, divisor: _Any = None, data_layout: _Any = None, *, name: str | None = None) -> Tensor: ...
+def average_pool1d_gradient(gradient: _Any, x: _Any, kernel_size: _Any, strides: _Any = None, dilations: _Any = 1, padding: _Any = 'valid', ceil_mode: _Any = False, include_padding: _Any = False, data_layout: _Any = None, *, name: str | None = None) -> Tensor: ...
+def average_pool2d(x: _Any, kernel_size: _Any, strides: _Any = None, dilations: _Any = 1, padding: _Any = 'valid', ceil_mode: _Any = False, include_padding: _Any = False, divisor: _Any = None, data_layout: _Any = None, *, name: str | None = None) -> Tensor: ...
+def average_pool2d_gradient(gradient: _Any, x: _Any, kernel_size: _Any, strides: _Any = None, dilations: _Any = 1, padding: _Any = 'valid', ceil_mode: _Any = False, include_padding: _Any = False, data_layout: _Any = None, *, name: str | None = None) -> Tensor: ...
+def average_pool3d(x: _Any, kernel_size: _Any, strides: _Any = None, dilations: _Any = 1, padding: _Any = 'valid', ceil_mode: _Any = False, include_padding: _Any = False, divisor: _Any = None, data_layout: _Any = None, *, name: str | None = None) -> Tensor: ...
+def average_pool3d_gradient(gradient: _Any, x: _Any, kernel_size: _Any, strides: _Any = None, dilations: _Any = 1, padding: _Any = 'valid', ceil_mode: _Any = False, include_padding: _Any = False, data_layout: _Any = None, *, name: str | None = None) -> Tensor: ...
+def average_pool4d(x: _Any, kernel_size: _Any, strides: _Any = None, dilations: _Any = 1, padding: _Any = 'valid', ceil_mode: _Any = False, include_padding: _Any = False, divisor: _Any = None, data_layout: _Any = None, *, name: str | None = None) -> Tensor: ...
+def average_pool4d_gradient(gradient: _Any, x: _Any, kernel_size: _Any, strides: _Any = None, dilations: _Any = 1, padding: _Any = 'valid', ceil_mode: _Any = False, include_padding: _Any = False, data_layout: _Any = None, *, name: str | None = None) -> Tensor: ...
 def bitwise_and(a: _Any, b: _Any, *, name: str | None = None) -> Tensor: ...
 def bitwise_left_shift(a: _Any, b: _Any, *, name: str | None = None) -> Tensor: ...
 def bitwise_not(x: _Any, *, name: str | None = None) -> Tensor: ...
@@ -362,8 +760,35 @@ def bitwise_or(a: _Any, b: _Any, *, name: str | None = None) -> Tensor: ...
 def bitwise_right_shift(a: _Any, b: _Any, *, name: str | None = None) -> Tensor: ...
 def bitwise_xor(a: _Any, b: _Any, *, name: str | None = None) -> Tensor: ...
 def ceil(x: _Any, *, name: str | None = None) -> Tensor: ...
+def conv1d(x: _Any, weights: _Any, strides: _Any = 1, dilations: _Any = 1, padding: _Any = 'valid', groups: _Any = 1, data_layout: _Any = None, weights_layout: _Any = None, accumulate: _Any = None, *, name: str | None = None) -> Tensor: ...
+def conv1d_data_gradient(gradient: _Any, weights: _Any, output_size: _Any, strides: _Any = 1, dilations: _Any = 1, padding: _Any = 'valid', groups: _Any = 1, data_layout: _Any = None, weights_layout: _Any = None, accumulate: _Any = None, *, name: str | None = None) -> Tensor: ...
+def conv1d_weights_gradient(gradient: _Any, x: _Any, kernel_size: _Any, strides: _Any = 1, dilations: _Any = 1, padding: _Any = 'valid', groups: _Any = 1, data_layout: _Any = None, weights_layout: _Any = None, accumulate: _Any = None, *, name: str | None = None) -> Tensor: ...
+def conv2d(x: _Any, weights: _Any, strides: _Any = 1, dilations: _Any = 1, padding: _Any = 'valid', groups: _Any = 1, data_layout: _Any = None, weights_layout: _Any = None, accumulate: _Any = None, *, name: str | None = None) -> Tensor: ...
+def conv2d_data_gradient(gradient: _Any, weights: _Any, output_size: _Any, strides: _Any = 1, dilations: _Any = 1, padding: _Any = 'valid', groups: _Any = 1, data_layout: _Any = None, weights_layout: _Any = None, accumulate: _Any = None, *, name: str | None = None) -> Tensor: ...
+def conv2d_weights_gradient(gradient: _Any, x: _Any, kernel_size: _Any, strides: _Any = 1, dilations: _Any = 1, padding: _Any = 'valid', groups: _Any = 1, data_layout: _Any = None, weights_layout: _Any = None, accumulate: _Any = None, *, name: str | None = None) -> Tensor: ...
+def conv3d(x: _Any, weights: _Any, strides: _Any = 1, dilations: _Any = 1, padding: _Any = 'valid', groups: _Any = 1, data_layout: _Any = None, weights_layout: _Any = None, accumulate: _Any = None, *, name: str | None = None) -> Tensor: ...
+def conv3d_data_gradient(gradient: _Any, weights: _Any, output_size: _Any, strides: _Any = 1, dilations: _Any = 1, padding: _Any = 'valid', groups: _Any = 1, data_layout: _Any = None, weights_layout: _Any = None, accumulate: _Any = None, *, name: str | None = None) -> Tensor: ...
+def conv3d_weights_gradient(gradient: _Any, x: _Any, kernel_size: _Any, strides: _Any = 1, dilations: _Any = 1, padding: _Any = 'valid', groups: _Any = 1, data_layout: _Any = None, weights_layout: _Any = None, accumulate: _Any = None, *, name: str | None = None) -> Tensor: ...
+def conv_transpose1d(x: _Any, weights: _Any, output_size: _Any = None, strides: _Any = 1, dilations: _Any = 1, padding: _Any = 'valid', output_padding: _Any = 0, groups: _Any = 1, data_layout: _Any = None, weights_layout: _Any = None, accumulate: _Any = None, *, name: str | None = None) -> Tensor: ...
+def conv_transpose1d_data_gradient(gradient: _Any, weights: _Any, strides: _Any = 1, dilations: _Any = 1, padding: _Any = 'valid', groups: _Any = 1, data_layout: _Any = None, weights_layout: _Any = None, accumulate: _Any = None, *, name: str | None = None) -> Tensor: ...
+def conv_transpose1d_weights_gradient(gradient: _Any, x: _Any, kernel_size: _Any, strides: _Any = 1, dilations: _Any = 1, padding: _Any = 'valid', groups: _Any = 1, data_layout: _Any = None, weights_layout: _Any = None, accumulate: _Any = None, *, name: str | None = None) -> Tensor: ...
+def conv_transpose2d(x: _Any, weights: _Any, output_size: _Any = None, strides: _Any = 1, dilations: _Any = 1, padding: _Any = 'valid', output_padding: _Any = 0, groups: _Any = 1, data_layout: _Any = None, weights_layout: _Any = None, accumulate: _Any = None, *, name: str | None = None) -> Tensor: ...
+def conv_transpose2d_data_gradient(gradient: _Any, weights: _Any, strides: _Any = 1, dilations: _Any = 1, padding: _Any = 'valid', groups: _Any = 1, data_layout: _Any = None, weights_layout: _Any = None, accumulate: _Any = None, *, name: str | None = None) -> Tensor: ...
+def conv_transpose2d_weights_gradient(gradient: _Any, x: _Any, kernel_size: _Any, strides: _Any = 1, dilations: _Any = 1, padding: _Any = 'valid', groups: _Any = 1, data_layout: _Any = None, weights_layout: _Any = None, accumulate: _Any = None, *, name: str | None = None) -> Tensor: ...
+def conv_transpose3d(x: _Any, weights: _Any, output_size: _Any = None, strides: _Any = 1, dilations: _Any = 1, padding: _Any = 'valid', output_padding: _Any = 0, groups: _Any = 1, data_layout: _Any = None, weights_layout: _Any = None, accumulate: _Any = None, *, name: str | None = None) -> Tensor: ...
+def conv_transpose3d_data_gradient(gradient: _Any, weights: _Any, strides: _Any = 1, dilations: _Any = 1, padding: _Any = 'valid', groups: _Any = 1, data_layout: _Any = None, weights_layout: _Any = None, accumulate: _Any = None, *, name: str | None = None) -> Tensor: ...
+def conv_transpose3d_weights_gradient(gradient: _Any, x: _Any, kernel_size: _Any, strides: _Any = 1, dilations: _Any = 1, padding: _Any = 'valid', groups: _Any = 1, data_layout: _Any = None, weights_layout: _Any = None, accumulate: _Any = None, *, name: str | None = None) -> Tensor: ...
 def cos(x: _Any, *, name: str | None = None) -> Tensor: ...
 def cosh(x: _Any, *, name: str | None = None) -> Tensor: ...
+def depthwise_conv1d(x: _Any, weights: _Any, strides: _Any = 1, dilations: _Any = 1, padding: _Any = 'valid', data_layout: _Any = None, weights_layout: _Any = None, accumulate: _Any = None, *, name: str | None = None) -> Tensor: ...
+def depthwise_conv1d_data_gradient(gradient: _Any, weights: _Any, output_size: _Any, strides: _Any = 1, dilations: _Any = 1, padding: _Any = 'valid', data_layout: _Any = None, weights_layout: _Any = None, accumulate: _Any = None, *, name: str | None = None) -> Tensor: ...
+def depthwise_conv1d_weights_gradient(gradient: _Any, x: _Any, kernel_size: _Any, strides: _Any = 1, dilations: _Any = 1, padding: _Any = 'valid', data_layout: _Any = None, weights_layout: _Any = None, accumulate: _Any = None, *, name: str | None = None) -> Tensor: ...
+def depthwise_conv2d(x: _Any, weights: _Any, strides: _Any = 1, dilations: _Any = 1, padding: _Any = 'valid', data_layout: _Any = None, weights_layout: _Any = None, accumulate: _Any = None, *, name: str | None = None) -> Tensor: ...
+def depthwise_conv2d_data_gradient(gradient: _Any, weights: _Any, output_size: _Any, strides: _Any = 1, dilations: _Any = 1, padding: _Any = 'valid', data_layout: _Any = None, weights_layout: _Any = None, accumulate: _Any = None, *, name: str | None = None) -> Tensor: ...
+def depthwise_conv2d_weights_gradient(gradient: _Any, x: _Any, kernel_size: _Any, strides: _Any = 1, dilations: _Any = 1, padding: _Any = 'valid', data_layout: _Any = None, weights_layout: _Any = None, accumulate: _Any = None, *, name: str | None = None) -> Tensor: ...
+def depthwise_conv3d(x: _Any, weights: _Any, strides: _Any = 1, dilations: _Any = 1, padding: _Any = 'valid', data_layout: _Any = None, weights_layout: _Any = None, accumulate: _Any = None, *, name: str | None = None) -> Tensor: ...
+def depthwise_conv3d_data_gradient(gradient: _Any, weights: _Any, output_size: _Any, strides: _Any = 1, dilations: _Any = 1, padding: _Any = 'valid', data_layout: _Any = None, weights_layout: _Any = None, accumulate: _Any = None, *, name: str | None = None) -> Tensor: ...
+def depthwise_conv3d_weights_gradient(gradient: _Any, x: _Any, kernel_size: _Any, strides: _Any = 1, dilations: _Any = 1, padding: _Any = 'valid', data_layout: _Any = None, weights_layout: _Any = None, accumulate: _Any = None, *, name: str | None = None) -> Tensor: ...
 def elu(x: _Any, alpha: _Any = 1.0, *, name: str | None = None) -> Tensor: ...
 def equal(a: _Any, b: _Any, *, name: str | None = None) -> Tensor: ...
 def erf(x: _Any, *, name: str | None = None) -> Tensor: ...
@@ -379,6 +804,7 @@ def fmax(a: _Any, b: _Any, *, name: str | None = None) -> Tensor: ...
 def fmin(a: _Any, b: _Any, *, name: str | None = None) -> Tensor: ...
 def greater(a: _Any, b: _Any, *, name: str | None = None) -> Tensor: ...
 def greater_equal(a: _Any, b: _Any, *, name: str | None = None) -> Tensor: ...
+def hard_shrink(x: _Any, threshold: _Any = 0.5, *, name: str | None = None) -> Tensor: ...
 def hard_sigmoid(x: _Any, alpha: _Any = 0.16666666666666666, beta: _Any = 0.5, *, name: str | None = None) -> Tensor: ...
 def hard_swish(x: _Any, *, name: str | None = None) -> Tensor: ...
 def hard_tanh(x: _Any, low: _Any = -1.0, high: _Any = 1.0, *, name: str | None = None) -> Tensor: ...
@@ -392,6 +818,7 @@ def log(x: _Any, *, name: str | None = None) -> Tensor: ...
 def log10(x: _Any, *, name: str | None = None) -> Tensor: ...
 def log1p(x: _Any, *, name: str | None = None) -> Tensor: ...
 def log2(x: _Any, *, name: str | None = None) -> Tensor: ...
+def log_sigmoid(x: _Any, *, name: str | None = None) -> Tensor: ...
 def logical_and(a: _Any, b: _Any, *, name: str | None = None) -> Tensor: ...
 def logical_nand(a: _Any, b: _Any, *, name: str | None = None) -> Tensor: ...
 def logical_nor(a: _Any, b: _Any, *, name: str | None = None) -> Tensor: ...
@@ -399,6 +826,29 @@ def logical_not(x: _Any, *, name: str | None = None) -> Tensor: ...
 def logical_or(a: _Any, b: _Any, *, name: str | None = None) -> Tensor: ...
 def logical_xnor(a: _Any, b: _Any, *, name: str | None = None) -> Tensor: ...
 def logical_xor(a: _Any, b: _Any, *, name: str | None = None) -> Tensor: ...
+def lp_pool1d(x: _Any, kernel_size: _Any, p: _Any = 2.0, strides: _Any = None, dilations: _Any = 1, padding: _Any = 'valid', ceil_mode: _Any = False, data_layout: _Any = None, *, name: str | None = None) -> Tensor: ...
+def lp_pool1d_gradient(gradient: _Any, x: _Any, kernel_size: _Any, p: _Any = 2.0, strides: _Any = None, dilations: _Any = 1, padding: _Any = 'valid', ceil_mode: _Any = False, data_layout: _Any = None, *, name: str | None = None) -> Tensor: ...
+def lp_pool2d(x: _Any, kernel_size: _Any, p: _Any = 2.0, strides: _Any = None, dilations: _Any = 1, padding: _Any = 'valid', ceil_mode: _Any = False, data_layout: _Any = None, *, name: str | None = None) -> Tensor: ...
+def lp_pool2d_gradient(gradient: _Any, x: _Any, kernel_size: _Any, p: _Any = 2.0, strides: _Any = None, dilations: _Any = 1, padding: _Any = 'valid', ceil_mode: _Any = False, data_layout: _Any = None, *, name: str | None = None) -> Tensor: ...
+def lp_pool3d(x: _Any, kernel_size: _Any, p: _Any = 2.0, strides: _Any = None, dilations: _Any = 1, padding: _Any = 'valid', ceil_mode: _Any = False, data_layout: _Any = None, *, name: str | None = None) -> Tensor: ...
+def lp_pool3d_gradient(gradient: _Any, x: _Any, kernel_size: _Any, p: _Any = 2.0, strides: _Any = None, dilations: _Any = 1, padding: _Any = 'valid', ceil_mode: _Any = False, data_layout: _Any = None, *, name: str | None = None) -> Tensor: ...
+def lp_pool4d(x: _Any, kernel_size: _Any, p: _Any = 2.0, strides: _Any = None, dilations: _Any = 1, padding: _Any = 'valid', ceil_mode: _Any = False, data_layout: _Any = None, *, name: str | None = None) -> Tensor: ...
+def lp_pool4d_gradient(gradient: _Any, x: _Any, kernel_size: _Any, p: _Any = 2.0, strides: _Any = None, dilations: _Any = 1, padding: _Any = 'valid', ceil_mode: _Any = False, data_layout: _Any = None, *, name: str | None = None) -> Tensor: ...
+def max_pool1d(x: _Any, kernel_size: _Any, strides: _Any = None, dilations: _Any = 1, padding: _Any = 'valid', ceil_mode: _Any = False, data_layout: _Any = None, return_indices: _Any = False, index_mode: _Any = 'spatial', index_dtype: _Any = niello.int32, *, name: str | None = None) -> Tensor: ...
+def max_pool1d_gradient(gradient: _Any, x: _Any, kernel_size: _Any, strides: _Any = None, dilations: _Any = 1, padding: _Any = 'valid', ceil_mode: _Any = False, data_layout: _Any = None, *, name: str | None = None) -> Tensor: ...
+def max_pool1d_gradient_by_indices(gradient: _Any, indices: _Any, output_size: _Any, kernel_size: _Any, strides: _Any = None, dilations: _Any = 1, padding: _Any = 'valid', ceil_mode: _Any = False, data_layout: _Any = None, index_mode: _Any = 'spatial', *, name: str | None = None) -> Tensor: ...
+def max_pool2d(x: _Any, kernel_size: _Any, strides: _Any = None, dilations: _Any = 1, padding: _Any = 'valid', ceil_mode: _Any = False, data_layout: _Any = None, return_indices: _Any = False, index_mode: _Any = 'spatial', index_dtype: _Any = niello.int32, *, name: str | None = None) -> Tensor: ...
+def max_pool2d_gradient(gradient: _Any, x: _Any, kernel_size: _Any, strides: _Any = None, dilations: _Any = 1, padding: _Any = 'valid', ceil_mode: _Any = False, data_layout: _Any = None, *, name: str | None = None) -> Tensor: ...
+def max_pool2d_gradient_by_indices(gradient: _Any, indices: _Any, output_size: _Any, kernel_size: _Any, strides: _Any = None, dilations: _Any = 1, padding: _Any = 'valid', ceil_mode: _Any = False, data_layout: _Any = None, index_mode: _Any = 'spatial', *, name: str | None = None) -> Tensor: ...
+def max_pool3d(x: _Any, kernel_size: _Any, strides: _Any = None, dilations: _Any = 1, padding: _Any = 'valid', ceil_mode: _Any = False, data_layout: _Any = None, return_indices: _Any = False, index_mode: _Any = 'spatial', index_dtype: _Any = niello.int32, *, name: str | None = None) -> Tensor: ...
+def max_pool3d_gradient(gradient: _Any, x: _Any, kernel_size: _Any, strides: _Any = None, dilations: _Any = 1, padding: _Any = 'valid', ceil_mode: _Any = False, data_layout: _Any = None, *, name: str | None = None) -> Tensor: ...
+def max_pool3d_gradient_by_indices(gradient: _Any, indices: _Any, output_size: _Any, kernel_size: _Any, strides: _Any = None, dilations: _Any = 1, padding: _Any = 'valid', ceil_mode: _Any = False, data_layout: _Any = None, index_mode: _Any = 'spatial', *, name: str | None = None) -> Tensor: ...
+def max_pool4d(x: _Any, kernel_size: _Any, strides: _Any = None, dilations: _Any = 1, padding: _Any = 'valid', ceil_mode: _Any = False, data_layout: _Any = None, return_indices: _Any = False, index_mode: _Any = 'spatial', index_dtype: _Any = niello.int32, *, name: str | None = None) -> Tensor: ...
+def max_pool4d_gradient(gradient: _Any, x: _Any, kernel_size: _Any, strides: _Any = None, dilations: _Any = 1, padding: _Any = 'valid', ceil_mode: _Any = False, data_layout: _Any = None, *, name: str | None = None) -> Tensor: ...
+def max_pool4d_gradient_by_indices(gradient: _Any, indices: _Any, output_size: _Any, kernel_size: _Any, strides: _Any = None, dilations: _Any = 1, padding: _Any = 'valid', ceil_mode: _Any = False, data_layout: _Any = None, index_mode: _Any = 'spatial', *, name: str | None = None) -> Tensor: ...
+def max_unpool1d(values: _Any, indices: _Any, kernel_size: _Any, strides: _Any = None, padding: _Any = 0, output_size: _Any = None, index_mode: _Any = 'spatial', data_layout: _Any = None, *, name: str | None = None) -> Tensor: ...
+def max_unpool2d(values: _Any, indices: _Any, kernel_size: _Any, strides: _Any = None, padding: _Any = 0, output_size: _Any = None, index_mode: _Any = 'spatial', data_layout: _Any = None, *, name: str | None = None) -> Tensor: ...
+def max_unpool3d(values: _Any, indices: _Any, kernel_size: _Any, strides: _Any = None, padding: _Any = 0, output_size: _Any = None, index_mode: _Any = 'spatial', data_layout: _Any = None, *, name: str | None = None) -> Tensor: ...
 def maximum(a: _Any, b: _Any, *, name: str | None = None) -> Tensor: ...
 def minimum(a: _Any, b: _Any, *, name: str | None = None) -> Tensor: ...
 def mish(x: _Any, *, name: str | None = None) -> Tensor: ...
@@ -411,11 +861,13 @@ def popcount(x: _Any, *, name: str | None = None) -> Tensor: ...
 def prelu(x: _Any, alpha: _Any, *, name: str | None = None) -> Tensor: ...
 def reciprocal(x: _Any, *, name: str | None = None) -> Tensor: ...
 def relu(x: _Any, *, name: str | None = None) -> Tensor: ...
+def relu_n(x: _Any, limit: _Any = 6.0, slope: _Any = 0.0, *, name: str | None = None) -> Tensor: ...
 def rint(x: _Any, *, name: str | None = None) -> Tensor: ...
 def round(x: _Any, *, name: str | None = None) -> Tensor: ...
 def rsqrt(x: _Any, *, name: str | None = None) -> Tensor: ...
 def select(predicate: _Any, a: _Any, b: _Any, *, name: str | None = None) -> Tensor: ...
 def selu(x: _Any, *, name: str | None = None) -> Tensor: ...
+def shrink(x: _Any, threshold: _Any = 0.5, bias: _Any = 0.0, *, name: str | None = None) -> Tensor: ...
 def sigmoid(x: _Any, *, name: str | None = None) -> Tensor: ...
 def sign(x: _Any, *, name: str | None = None) -> Tensor: ...
 def signbit(x: _Any, *, name: str | None = None) -> Tensor: ...
@@ -423,10 +875,12 @@ def silu(x: _Any, *, name: str | None = None) -> Tensor: ...
 def sin(x: _Any, *, name: str | None = None) -> Tensor: ...
 def sinh(x: _Any, *, name: str | None = None) -> Tensor: ...
 def softplus(x: _Any, *, name: str | None = None) -> Tensor: ...
+def softsign(x: _Any, *, name: str | None = None) -> Tensor: ...
 def sqrt(x: _Any, *, name: str | None = None) -> Tensor: ...
 def square(x: _Any, *, name: str | None = None) -> Tensor: ...
 def stop_gradient(x: _Any, *, name: str | None = None) -> Tensor: ...
 def subtract(a: _Any, b: _Any, *, name: str | None = None) -> Tensor: ...
 def tan(x: _Any, *, name: str | None = None) -> Tensor: ...
 def tanh(x: _Any, *, name: str | None = None) -> Tensor: ...
+def thresholded_relu(x: _Any, alpha: _Any = 1.0, *, name: str | None = None) -> Tensor: ...
 def trunc(x: _Any, *, name: str | None = None) -> Tensor: ...

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 
 from niello.core.dtypes import ALL, DType, int32
 from niello.core.errors import DTypeError, GraphError, NielloError, ShapeError
+from niello.core.records import frozen
 from niello.core.shapes import Dim, merge_shapes, show
 from niello.core.types import TensorType
 from niello.graph.opdef import Op, Sample, Trait, register
@@ -48,7 +48,7 @@ def merged(asked: str, what: str, a: TensorType, b: TensorType, advice: str) -> 
 
 
 @register
-@dataclass(frozen=True)
+@frozen
 class If(RegionOp):
     """One of two regions, by a word. Both take all inputs but the first."""
 
@@ -99,7 +99,7 @@ class If(RegionOp):
         return ()
 
 
-@dataclass(frozen=True)
+@frozen
 class Parts:
     """The inputs of a loop, or the parameters of its body, by what they are."""
 
@@ -110,7 +110,7 @@ class Parts:
 
 
 @register
-@dataclass(frozen=True)
+@frozen
 class Loop(RegionOp):
     """A region repeated, with values carried from each iteration to the next.
 
@@ -282,7 +282,7 @@ def run_region(region: Region, arrays: Sequence[Any]) -> tuple[np.ndarray, ...]:
 
 
 @register
-@dataclass(frozen=True)
+@frozen
 class Call(Op):
     """Another computation, which compilation puts in its place by the name `symbol`.
 

@@ -132,6 +132,12 @@ class Op:
     traits: ClassVar[Trait]
     dtypes: ClassVar[tuple[DType, ...]] = FLOATS
     doc: ClassVar[str] = ""
+
+    def __init_subclass__(cls) -> None:
+        # Without a docstring a dataclass makes one from its signature, which takes longer than all
+        # else that it makes.
+        if cls.__doc__ is None:
+            cls.__doc__ = cls.doc or cls.__name__
     # Inputs whose values decide shapes (ops/by_value.py): `decompose` needs to know them.
     value_inputs: ClassVar[tuple[int, ...]] = ()
 

@@ -7,20 +7,20 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 
 from niello.core.dtypes import ALL, DType
 from niello.core.errors import DTypeError
+from niello.core.records import frozen
 from niello.core.shapes import merge_shapes
 from niello.core.types import TensorType
 from niello.graph.opdef import Op, Sample, Trait, not_differentiable, register
 
 
 @register
-@dataclass(frozen=True)
+@frozen
 class Placeholder(Op):
     """An input of the graph, fed at each run."""
 
@@ -80,7 +80,7 @@ class Data:
 
 
 @register
-@dataclass(frozen=True)
+@frozen
 class Constant(Op):
     """A value known when the graph is built."""
 
@@ -105,7 +105,7 @@ class Constant(Op):
 
 
 @register
-@dataclass(frozen=True)
+@frozen
 class VariableOp(Op):
     """A tensor that keeps its value between runs; its output is the value when a run starts."""
 
@@ -130,7 +130,7 @@ class VariableOp(Op):
 
 
 @register
-@dataclass(frozen=True)
+@frozen
 class ReadVariable(Op):
     """An ordered read: the value after the operations this one depends on by control.
 
@@ -158,7 +158,7 @@ class ReadVariable(Op):
 
 
 @register
-@dataclass(frozen=True)
+@frozen
 class Assign(Op):
     """Write a variable. Inputs: the variable's tensor (names the storage) and the new value."""
 

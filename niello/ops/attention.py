@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 
 from niello.core.dtypes import FLOATS, DType, bool_, float32, float64
 from niello.core.errors import AttributeValueError, DTypeError, ShapeError
+from niello.core.records import frozen
 from niello.core.shapes import Dim, Shape, broadcast_shapes, show
 from niello.core.types import TensorType
 from niello.graph.opdef import Op, Sample, Trait, function, real, register, sample
@@ -142,7 +142,7 @@ def _wide(*arrays: Array) -> list[Array]:
 
 
 @register
-@dataclass(frozen=True)
+@frozen
 class Attention(Attending):
     causal: bool
     scale: float | None
@@ -207,7 +207,7 @@ class Attention(Attending):
 
 
 @register
-@dataclass(frozen=True)
+@frozen
 class AttentionGradient(Attending):
     """Inputs: gradients of both results, both results, query, key, value and, if any, the mask."""
 

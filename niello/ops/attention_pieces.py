@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from niello.core.dtypes import bool_, compute_dtype
 from niello.core.errors import NotDifferentiable
+from niello.core.records import frozen
 from niello.graph.opdef import functions
 from niello.graph.tensor import Tensor
 from niello.ops.define import cast_to, unbroadcast
@@ -28,7 +28,7 @@ CAUSAL_PIECES = 8
 LEAST_ROWS = 64
 
 
-@dataclass(frozen=True)
+@frozen
 class Span:
     """Queries `first` to `stop` - 1 of a piece, and the keys that some of them may see."""
 
@@ -42,7 +42,7 @@ class Span:
         return self.key_stop <= self.key_first
 
 
-@dataclass(frozen=True)
+@frozen
 class Pieces:
     """Operands in the dtype of the sums, with the query heads of a key head as an axis."""
 
@@ -314,7 +314,7 @@ def _prepared(
     return g, by_logs, y, logs
 
 
-@dataclass(frozen=True)
+@frozen
 class _Parts:
     """What one piece of queries adds to the gradients; `scores` is that of the scores."""
 

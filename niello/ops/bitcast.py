@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
@@ -11,6 +10,7 @@ import numpy as np
 from niello.core import dtypes
 from niello.core.dtypes import ALL, STORAGE, DType, bool_, int4, uint4, uint8
 from niello.core.errors import DTypeError, ShapeError
+from niello.core.records import frozen
 from niello.core.shapes import Dim, show
 from niello.core.types import TensorType
 from niello.graph import opdef
@@ -25,7 +25,7 @@ _CASTABLE = tuple(d for d in (*ALL, *STORAGE) if d is not bool_)
 
 
 @register
-@dataclass(frozen=True)
+@frozen
 class Bitcast(Op):
     """See the function `bitcast`."""
 

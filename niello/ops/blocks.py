@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 
 from niello.core.errors import AttributeValueError, ShapeError
+from niello.core.records import frozen
 from niello.core.shapes import Dim, show
 from niello.core.types import TensorType
 from niello.graph.opdef import Sample, function, real, register, sample
@@ -80,7 +80,7 @@ def _split_out(x: np.ndarray, axes: Sequence[int], blocks: Sequence[int]) -> tup
 
 
 @register
-@dataclass(frozen=True)
+@frozen
 class SpaceToAxis(Blocks):
     axes: tuple[int, ...]
     target: int
@@ -144,7 +144,7 @@ class SpaceToAxis(Blocks):
 
 
 @register
-@dataclass(frozen=True)
+@frozen
 class AxisToSpace(Blocks):
     axes: tuple[int, ...]
     target: int

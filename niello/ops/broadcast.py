@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 
 from niello.core.dtypes import NUMBERS, DType
 from niello.core.errors import AttributeValueError, ShapeError
+from niello.core.records import frozen
 from niello.core.shapes import MAX_RANK, Dim, Shape, show
 from niello.core.types import TensorType
 from niello.graph.opdef import Op, Sample, Trait, function, real, register, sample
@@ -57,7 +57,7 @@ def _broadcast_to(asked: str, source: Shape, target: Sequence[Dim]) -> list[Dim]
 
 
 @register
-@dataclass(frozen=True)
+@frozen
 class BroadcastTo(Movement):
     shape: tuple[int, ...]  # -1 keeps the size of the input's axis
     name: ClassVar[str] = "broadcast_to"
@@ -139,7 +139,7 @@ def broadcast_to(x: Tensor, shape: Any, *, name: str | None = None) -> Tensor:
 
 
 @register
-@dataclass(frozen=True)
+@frozen
 class BroadcastLike(LikeOp):
     name: ClassVar[str] = "broadcast_like"
     doc: ClassVar[str] = "The first input broadcast to the shape of the second."
@@ -186,7 +186,7 @@ def broadcast_like(x: Tensor, like: Tensor, *, name: str | None = None) -> Tenso
 
 
 @register
-@dataclass(frozen=True)
+@frozen
 class SumToLike(Op):
     name: ClassVar[str] = "sum_to_like"
     traits: ClassVar[Trait] = Trait.SHAPE_ONLY | Trait.LINEAR
@@ -266,7 +266,7 @@ def _multiples(asked: str, multiples: Sequence[int], rank: int) -> tuple[int, ..
 
 
 @register
-@dataclass(frozen=True)
+@frozen
 class Tile(Movement):
     multiples: tuple[int, ...]
     name: ClassVar[str] = "tile"
@@ -342,7 +342,7 @@ def tile(x: Tensor, multiples: Any, *, name: str | None = None) -> Tensor:
 
 
 @register
-@dataclass(frozen=True)
+@frozen
 class TileSum(Op):
     multiples: tuple[int, ...]  # all positive, one for each axis
     name: ClassVar[str] = "tile_sum"
@@ -403,7 +403,7 @@ class TileSum(Op):
 
 
 @register
-@dataclass(frozen=True)
+@frozen
 class TileGradient(LikeOp):
     multiples: tuple[int, ...]
     name: ClassVar[str] = "tile_gradient"

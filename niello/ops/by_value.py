@@ -8,13 +8,13 @@ as the types of the inputs are bound; a shape that depends on values that are fe
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 
 from niello.core.dtypes import ALL, INTEGERS, NUMBERS, DType
 from niello.core.errors import ShapeError
+from niello.core.records import frozen
 from niello.core.shapes import Dim, show
 from niello.core.types import TensorType
 from niello.graph.known import known_value
@@ -59,7 +59,7 @@ class ByValue(Op):
 
 
 @register
-@dataclass(frozen=True)
+@frozen
 class ReshapeBy(ByValue):
     name: ClassVar[str] = "reshape_by"
     doc: ClassVar[str] = "reshape to the sizes that the second input holds. As ONNX Reshape."
@@ -89,7 +89,7 @@ class ReshapeBy(ByValue):
 
 
 @register
-@dataclass(frozen=True)
+@frozen
 class BroadcastBy(ByValue):
     name: ClassVar[str] = "broadcast_by"
     doc: ClassVar[str] = "broadcast_to the sizes that the second input holds. As ONNX Expand."
@@ -121,7 +121,7 @@ class BroadcastBy(ByValue):
 
 
 @register
-@dataclass(frozen=True)
+@frozen
 class TileBy(ByValue):
     name: ClassVar[str] = "tile_by"
     doc: ClassVar[str] = "tile as often as the second input says. As ONNX Tile."
@@ -149,7 +149,7 @@ class TileBy(ByValue):
 
 
 @register
-@dataclass(frozen=True)
+@frozen
 class TileGradientBy(ByValue):
     name: ClassVar[str] = "tile_gradient_by"
     dtypes: ClassVar[tuple[DType, ...]] = NUMBERS
@@ -177,7 +177,7 @@ class TileGradientBy(ByValue):
 
 
 @register
-@dataclass(frozen=True)
+@frozen
 class SliceBy(ByValue):
     axes: tuple[int, ...]
     name: ClassVar[str] = "slice_by"
@@ -237,7 +237,7 @@ def _limits(part: Sequence[int]) -> tuple[int | None, int | None, int]:
 
 
 @register
-@dataclass(frozen=True)
+@frozen
 class PlaceBy(LikeOp):
     axes: tuple[int, ...]
     name: ClassVar[str] = "place_by"

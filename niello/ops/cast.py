@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
@@ -11,6 +10,7 @@ import numpy as np
 from niello.core import dtypes
 from niello.core.dtypes import ALL, COMPLEX, STORAGE, DType, compute_dtype
 from niello.core.errors import DTypeError
+from niello.core.records import frozen
 from niello.core.types import TensorType
 from niello.graph import opdef
 from niello.graph.opdef import Op, Planes, Sample, Trait, real, register, sample
@@ -49,7 +49,7 @@ _BOUNDS = np.array([2.0**31, -(2.0**31), 2.0**32, 2.0**63, -(2.0**63), 2.0**64, 
 
 
 @register
-@dataclass(frozen=True)
+@frozen
 class Cast(Op):
     """See the function `cast`."""
 

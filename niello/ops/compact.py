@@ -8,13 +8,13 @@ is: as in JAX with size= and fill_value=.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
 from niello.core.dtypes import ALL, DType, bool_, int32
 from niello.core.errors import AttributeValueError, ShapeError
+from niello.core.records import frozen
 from niello.core.shapes import row_major_strides
 from niello.core.types import TensorType
 from niello.graph.opdef import (
@@ -41,7 +41,7 @@ from niello.ops.select import where
 
 
 @register
-@dataclass(frozen=True)
+@frozen
 class TruePositions(Op):
     size: int  # -1: as many as there are elements
     name: ClassVar[str] = "true_positions"
@@ -97,7 +97,7 @@ class TruePositions(Op):
 
 
 @register
-@dataclass(frozen=True)
+@frozen
 class UnravelIndex(Op):
     fill: int
     name: ClassVar[str] = "unravel_index"

@@ -7,7 +7,6 @@ PyTorch: of a real loss L with respect to z = x + iy, dL/dx + i dL/dy.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
@@ -15,6 +14,7 @@ import numpy as np
 from niello.core import dtypes
 from niello.core.dtypes import COMPLEX, DType, float16, float32, float64
 from niello.core.errors import DTypeError
+from niello.core.records import frozen
 from niello.core.shapes import broadcast_shapes
 from niello.core.types import TensorType
 from niello.graph import opdef
@@ -54,7 +54,7 @@ class OfComplex(Op):
 
 
 @register
-@dataclass(frozen=True)
+@frozen
 class Complex(Op):
     name: ClassVar[str] = "complex"
     traits: ClassVar[Trait] = Trait.ELEMENTWISE
@@ -93,7 +93,7 @@ class Complex(Op):
 
 
 @register
-@dataclass(frozen=True)
+@frozen
 class Real(OfComplex):
     name: ClassVar[str] = "real"
     doc: ClassVar[str] = "The real part of each element."
@@ -111,7 +111,7 @@ class Real(OfComplex):
 
 
 @register
-@dataclass(frozen=True)
+@frozen
 class Imaginary(OfComplex):
     name: ClassVar[str] = "imag"
     doc: ClassVar[str] = "The imaginary part of each element."
@@ -129,7 +129,7 @@ class Imaginary(OfComplex):
 
 
 @register
-@dataclass(frozen=True)
+@frozen
 class Modulus(OfComplex):
     name: ClassVar[str] = "modulus"
     doc: ClassVar[str] = "The absolute value of each complex element; its gradient at 0 is 0."
@@ -157,7 +157,7 @@ class Modulus(OfComplex):
 
 
 @register
-@dataclass(frozen=True)
+@frozen
 class Angle(OfComplex):
     name: ClassVar[str] = "angle"
     doc: ClassVar[str] = "The angle of each complex element in radians, from -pi to pi."
@@ -178,7 +178,7 @@ class Angle(OfComplex):
 
 
 @register
-@dataclass(frozen=True)
+@frozen
 class Conjugate(OfComplex):
     name: ClassVar[str] = "conjugate"
     doc: ClassVar[str] = "Each element with the sign of its imaginary part changed."

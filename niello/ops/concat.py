@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from typing import Any, ClassVar
 
 import numpy as np
 
 from niello.core.errors import AttributeValueError, DTypeError, ShapeError
+from niello.core.records import frozen
 from niello.core.shapes import Dim, show
 from niello.core.types import TensorType
 from niello.graph.opdef import Sample, Trait, function, plain_function, real, register, sample
@@ -52,7 +52,7 @@ def _same_dtype(asked: str, types: Sequence[TensorType]) -> None:
 
 
 @register
-@dataclass(frozen=True)
+@frozen
 class Concat(Movement):
     axis: int
     name: ClassVar[str] = "concat"
@@ -175,7 +175,7 @@ def concat(
 
 
 @register
-@dataclass(frozen=True)
+@frozen
 class SplitLike(LikeOp):
     """The gradient of concat while sizes are unknown."""
 
@@ -221,7 +221,7 @@ def _cut(x: Tensor, sizes: Sequence[int], axis: int) -> tuple[Tensor, ...]:
 
 
 @register
-@dataclass(frozen=True)
+@frozen
 class Split(Movement):
     sizes: tuple[int, ...]  # at most one -1; or, when `equal`, all of them -1
     axis: int
@@ -321,7 +321,7 @@ def split(x: Tensor, parts: Any, axis: int = 0, *, name: str | None = None) -> l
 
 
 @register
-@dataclass(frozen=True)
+@frozen
 class Stack(Movement):
     axis: int  # of the result
     name: ClassVar[str] = "stack"
@@ -390,7 +390,7 @@ def stack(tensors: Sequence[Any], axis: int = 0, *, name: str | None = None) -> 
 
 
 @register
-@dataclass(frozen=True)
+@frozen
 class Unstack(Movement):
     axis: int
     number: int

@@ -7,7 +7,7 @@ data gradient and the weights gradient are the two transposes of one trilinear f
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -15,6 +15,7 @@ import numpy as np
 from niello.core import dtypes
 from niello.core.dtypes import NUMBERS, DType
 from niello.core.errors import ShapeError
+from niello.core.records import frozen
 from niello.core.shapes import Shape, show
 from niello.core.types import TensorType
 from niello.graph.opdef import Op, Sample, Trait, real, register, sample
@@ -81,7 +82,7 @@ class ConvolutionOp(Op):
 
 
 @register
-@dataclass(frozen=True)
+@frozen
 class Convolution(ConvolutionOp):
     """Cross-correlation of data with weights."""
 
@@ -205,7 +206,7 @@ def _padding_for(
 
 
 @register
-@dataclass(frozen=True)
+@frozen
 class ConvolutionDataGradient(ConvolutionOp):
     """Gradient of a convolution with respect to its data; also the transposed convolution.
 
@@ -345,7 +346,7 @@ class ConvolutionDataGradient(ConvolutionOp):
 
 
 @register
-@dataclass(frozen=True)
+@frozen
 class ConvolutionWeightsGradient(ConvolutionOp):
     """Gradient of a convolution with respect to its weights.
 

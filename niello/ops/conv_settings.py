@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from niello.core import dtypes
 from niello.core.dtypes import DType
+from niello.core.records import frozen
 from niello.core.shapes import Shape
 from niello.graph.opdef import record
 from niello.kernel import ir
@@ -18,7 +18,7 @@ from niello.ops.window import Layout, Window
 
 
 @record
-@dataclass(frozen=True)
+@frozen
 class WeightsLayout:
     """Axis letters of weights, such as "HWIO": O output channels, I input channels of a group."""
 
@@ -45,7 +45,7 @@ class WeightsLayout:
 
 
 @record
-@dataclass(frozen=True)
+@frozen
 class ConvolutionSettings:
     """What the three ops share."""
 

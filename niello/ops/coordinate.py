@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
@@ -11,6 +10,7 @@ import numpy as np
 from niello.core import dtypes as element_types
 from niello.core.dtypes import ALL, FLOATS, NUMBERS, DType, compute_dtype, float32, int32
 from niello.core.errors import AttributeValueError, GraphError, ShapeError
+from niello.core.records import frozen
 from niello.core.shapes import as_shape, show
 from niello.core.types import TensorType
 from niello.graph.graph import GraphDefinition
@@ -38,7 +38,7 @@ def _ramp(shape: Sequence[int], axis: int, dtype: DType) -> np.ndarray:
 
 
 @register
-@dataclass(frozen=True)
+@frozen
 class Coordinate(Op):
     shape: tuple[int, ...]
     axis: int
@@ -72,7 +72,7 @@ class Coordinate(Op):
 
 
 @register
-@dataclass(frozen=True)
+@frozen
 class CoordinateLike(Op):
     axis: int
     dtype: DType
@@ -312,7 +312,7 @@ def ones_like(x: Tensor, *, dtype: Any = None, name: str | None = None) -> Tenso
 
 
 @register
-@dataclass(frozen=True)
+@frozen
 class Meshgrid(Op):
     indexing: str
     name: ClassVar[str] = "meshgrid"

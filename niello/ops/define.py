@@ -14,7 +14,6 @@ An elementwise op is one expression:
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
@@ -24,6 +23,7 @@ import numpy as np
 from niello.core import dtypes
 from niello.core.dtypes import DType, bool_, compute_dtype, promote
 from niello.core.errors import DTypeError, GraphError
+from niello.core.records import frozen
 from niello.core.shapes import broadcast_shapes, row_major_strides
 from niello.core.types import TensorType
 from niello.graph import opdef
@@ -253,7 +253,7 @@ def elementwise(
     title = "".join(word.capitalize() for word in name.split("_"))
     cls: Any = type(title, (Elementwise,), body)
     # A dataclass takes half a millisecond to make; without attributes there is nothing to hold.
-    opdef.register(dataclasses.dataclass(frozen=True)(cls) if settings else cls)
+    opdef.register(frozen(cls) if settings else cls)
 
     def call(*args: Any, name: str | None = None, **keywords: Any) -> Tensor:
         bound = signature.bind(*args, **keywords)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 
 from niello.core.errors import ShapeError
+from niello.core.records import frozen
 from niello.core.shapes import Dim, Shape, show
 from niello.core.types import TensorType
 from niello.graph.opdef import Sample, function, real, register, sample
@@ -36,7 +36,7 @@ def _matrices(asked: str, shape: Shape | None) -> None:
 
 
 @register
-@dataclass(frozen=True)
+@frozen
 class BandPart(Movement):
     below: int | None  # diagonals kept below the main one; None: all
     above: int | None
@@ -145,7 +145,7 @@ def _pair(asked: str, axis1: int, axis2: int, rank: int) -> tuple[int, int]:
 
 
 @register
-@dataclass(frozen=True)
+@frozen
 class Diagonal(Movement):
     offset: int
     axis1: int
@@ -195,7 +195,7 @@ class Diagonal(Movement):
 
 
 @register
-@dataclass(frozen=True)
+@frozen
 class DiagonalPlace(Movement):
     offset: int
     axis1: int  # of the result
@@ -272,7 +272,7 @@ class DiagonalPlace(Movement):
 
 
 @register
-@dataclass(frozen=True)
+@frozen
 class DiagonalGradient(LikeOp):
     offset: int
     axis1: int

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 
 from niello.core.dtypes import FLOATS, DType, compute_dtype, float32
 from niello.core.errors import AttributeValueError, DTypeError, ShapeError
+from niello.core.records import frozen
 from niello.core.shapes import show
 from niello.core.types import TensorType
 from niello.graph import opdef
@@ -30,7 +30,7 @@ from niello.ops.philox import (
 
 
 @register
-@dataclass(frozen=True)
+@frozen
 class Dropout(Op):
     """Inputs: x, the generator's state, and the rate as a scalar of x's dtype. See `dropout`."""
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 
 from niello.core.dtypes import ALL, INTEGERS, DType, int32
 from niello.core.errors import AttributeValueError, DTypeError, ShapeError
+from niello.core.records import frozen
 from niello.core.shapes import Shape, show
 from niello.core.types import TensorType
 from niello.graph.opdef import Op, Sample, Trait, function, indices, real, register, sample
@@ -79,7 +79,7 @@ def _fits(asked: str, whole: Shape | None, sizes: Shape | None) -> None:
 
 
 @register
-@dataclass(frozen=True)
+@frozen
 class DynamicSlice(Dynamic):
     sizes: tuple[int, ...]  # -1: the whole axis
     name: ClassVar[str] = "dynamic_slice"
@@ -129,7 +129,7 @@ class DynamicSlice(Dynamic):
 
 
 @register
-@dataclass(frozen=True)
+@frozen
 class DynamicSliceLike(Dynamic):
     name: ClassVar[str] = "dynamic_slice_like"
     traits: ClassVar[Trait] = Trait.SHAPE_ONLY | Trait.LINEAR
@@ -158,7 +158,7 @@ class DynamicSliceLike(Dynamic):
 
 
 @register
-@dataclass(frozen=True)
+@frozen
 class DynamicUpdateSlice(Dynamic):
     name: ClassVar[str] = "dynamic_update_slice"
     doc: ClassVar[str] = (

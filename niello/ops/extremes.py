@@ -7,7 +7,6 @@ NaN wins in `min`, `max`, `argmin` and `argmax`, as in NumPy. The extreme of not
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
@@ -15,6 +14,7 @@ import numpy as np
 from niello.core import dtypes as element_types
 from niello.core.dtypes import ALL, FLOATS, DType, bool_, int32, int64
 from niello.core.errors import ShapeError
+from niello.core.records import frozen
 from niello.core.shapes import Dim, show
 from niello.core.types import TensorType
 from niello.graph.opdef import (
@@ -90,7 +90,7 @@ class Extreme(Reduction):
 
 
 @register
-@dataclass(frozen=True)
+@frozen
 class Min(Extreme):
     axes: tuple[int, ...] | None
     keepdims: bool
@@ -100,7 +100,7 @@ class Min(Extreme):
 
 
 @register
-@dataclass(frozen=True)
+@frozen
 class Max(Extreme):
     axes: tuple[int, ...] | None
     keepdims: bool
@@ -133,7 +133,7 @@ class Logical(Reduction):
 
 
 @register
-@dataclass(frozen=True)
+@frozen
 class Any_(Logical):
     axes: tuple[int, ...] | None
     keepdims: bool
@@ -143,7 +143,7 @@ class Any_(Logical):
 
 
 @register
-@dataclass(frozen=True)
+@frozen
 class All_(Logical):
     axes: tuple[int, ...] | None
     keepdims: bool
@@ -208,7 +208,7 @@ class ArgExtreme(Reduction):
 
 
 @register
-@dataclass(frozen=True)
+@frozen
 class ArgMin(ArgExtreme):
     axes: tuple[int, ...] | None
     keepdims: bool
@@ -219,7 +219,7 @@ class ArgMin(ArgExtreme):
 
 
 @register
-@dataclass(frozen=True)
+@frozen
 class ArgMax(ArgExtreme):
     axes: tuple[int, ...] | None
     keepdims: bool

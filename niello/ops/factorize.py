@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 
 from niello.core.dtypes import DType, float32, float64, int32
 from niello.core.errors import ShapeError
+from niello.core.records import frozen
 from niello.core.shapes import Shape, show
 from niello.core.types import TensorType
 from niello.graph.opdef import Op, Sample, Trait, functions, real, register, sample
@@ -86,7 +86,7 @@ class Factorization(Op):
 
 
 @register
-@dataclass(frozen=True)
+@frozen
 class LU(Factorization):
     """Results: L below the diagonal and U, rows chosen, the inverse of that permutation, swaps."""
 
@@ -198,7 +198,7 @@ def _lead(x: Tensor) -> int:
 
 
 @register
-@dataclass(frozen=True)
+@frozen
 class Cholesky(Factorization):
     name: ClassVar[str] = "cholesky_factor"
     doc: ClassVar[str] = (
@@ -270,7 +270,7 @@ class Cholesky(Factorization):
 
 
 @register
-@dataclass(frozen=True)
+@frozen
 class TriangularSolve(Op):
     below: bool  # the lower triangle of the matrix
     transpose: bool  # solve with the transpose of the matrix

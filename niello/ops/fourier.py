@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
@@ -16,6 +15,7 @@ import numpy as np
 from niello.core import dtypes
 from niello.core.dtypes import COMPLEX, DType, float16, float32, float64
 from niello.core.errors import AttributeValueError, ShapeError
+from niello.core.records import frozen
 from niello.core.shapes import show
 from niello.core.types import TensorType
 from niello.graph.opdef import (
@@ -76,7 +76,7 @@ class Transform(Op):
 
 
 @register
-@dataclass(frozen=True)
+@frozen
 class Fourier(Transform):
     axis: int
     inverse: bool  # the sign of the exponent: plus
@@ -122,7 +122,7 @@ class Fourier(Transform):
 
 
 @register
-@dataclass(frozen=True)
+@frozen
 class RealFourier(Transform):
     axis: int
     inverse: bool
@@ -171,7 +171,7 @@ def _real_samples() -> list[Sample]:
 
 
 @register
-@dataclass(frozen=True)
+@frozen
 class RealFourierGradient(Transform):
     """Inputs: the gradient of the result, and the tensor, for its shape."""
 
@@ -213,7 +213,7 @@ class RealFourierGradient(Transform):
 
 
 @register
-@dataclass(frozen=True)
+@frozen
 class HermitianFourier(Transform):
     """`odd`: the result has 2 (m - 1) + 1 elements, otherwise 2 (m - 1)."""
 
@@ -272,7 +272,7 @@ class HermitianFourier(Transform):
 
 
 @register
-@dataclass(frozen=True)
+@frozen
 class Doubled(Op):
     axis: int
     odd: bool

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import cache
 from typing import Any, ClassVar
 
 import numpy as np
 
 from niello.core.dtypes import DType, compute_dtype, float16, float32, float64
+from niello.core.records import frozen
 from niello.core.types import TensorType
 from niello.graph.opdef import Op, Sample, Trait, real, register
 from niello.graph.tensor import Tensor
@@ -71,7 +71,7 @@ def split_of(n: int) -> int:
 
 
 @register
-@dataclass(frozen=True)
+@frozen
 class FourierColumns(Op):
     """Inputs: pairs along a last axis of two, cosines and sines of `table(n)`; with `rows` those of
     `middle_table(rows, n / rows)` too."""

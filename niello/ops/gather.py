@@ -7,12 +7,12 @@ indexing.py and scatter.py.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 
 from niello.core.dtypes import ALL, NUMBERS, DType, compute_dtype
+from niello.core.records import frozen
 from niello.core.types import TensorType
 from niello.graph.opdef import (
     IndexBounds,
@@ -64,7 +64,7 @@ class Indexing(Op):
 
 
 @register
-@dataclass(frozen=True)
+@frozen
 class Gather(Indexing):
     axis: int
     batch_dims: int
@@ -142,7 +142,7 @@ class Gather(Indexing):
 
 
 @register
-@dataclass(frozen=True)
+@frozen
 class ScatterReduce(Indexing):
     """The transpose of gather: parts combined where they would have been taken from."""
 
@@ -288,7 +288,7 @@ def identity(combine: str, dtype: np.dtype) -> float | int:
 
 
 @register
-@dataclass(frozen=True)
+@frozen
 class GatherGradient(Indexing):
     """Stands for ScatterReduce until the shape is known."""
 

@@ -11,12 +11,12 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 
 from niello.core.dtypes import FLOATS
+from niello.core.records import frozen
 from niello.core.shapes import Dim, merge_shapes
 from niello.core.types import TensorType
 from niello.graph.opdef import Sample, Trait, real, register, sample
@@ -29,7 +29,7 @@ from niello.ops.movement import apply, wide, zeros_like
 
 
 @register
-@dataclass(frozen=True)
+@frozen
 class GridSample(Grid):
     how: Sampling
     orders: tuple[int, ...]
@@ -131,7 +131,7 @@ def grid_gradient(op: Grid, g: Tensor, x: Tensor, grid: Tensor) -> Tensor:
 
 
 @register
-@dataclass(frozen=True)
+@frozen
 class GridSpread(Grid):
     """The transpose of grid_sample for data of known sizes."""
 
@@ -202,7 +202,7 @@ def spread_gradient(op: Grid, h: Tensor, g: Tensor, grid: Tensor) -> list[Tensor
 
 
 @register
-@dataclass(frozen=True)
+@frozen
 class GridSampleGradient(Grid):
     """Stands for GridSpread until the sizes are known."""
 

@@ -6,13 +6,13 @@ Positions follow PyTorch's grid_sample and ONNX GridSample. The ops are in grid_
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 
 from niello.core.dtypes import FLOATS, DType
 from niello.core.errors import DTypeError, ShapeError
+from niello.core.records import frozen
 from niello.core.shapes import merge_shapes, show
 from niello.core.types import TensorType
 from niello.graph.opdef import Op, Trait, record
@@ -26,7 +26,7 @@ CUBIC = -0.75  # the kernel's a, as PyTorch and ONNX have it
 
 
 @record
-@dataclass(frozen=True)
+@frozen
 class Sampling:
     """How positions are read from a grid and what lies outside."""
 

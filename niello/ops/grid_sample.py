@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 
 from niello.core.dtypes import FLOATS, DType
 from niello.core.errors import AttributeValueError, ShapeError
+from niello.core.records import frozen
 from niello.core.shapes import show
 from niello.core.types import TensorType
 from niello.graph.opdef import Op, Sample, Trait, function, real, register, sample
@@ -96,7 +96,7 @@ def grid_sample(
 
 
 @register
-@dataclass(frozen=True)
+@frozen
 class AffineGrid(Op):
     size: tuple[int, ...]  # of the spatial axes
     align_corners: bool

@@ -5,13 +5,13 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 
 from niello.core.dtypes import FLOATS, INTEGERS, DType, compute_dtype, int32, int64
 from niello.core.errors import ShapeError
+from niello.core.records import frozen
 from niello.core.shapes import Shape, row_major_strides, show
 from niello.core.types import TensorType
 from niello.graph.opdef import Op, Sample, Trait, not_differentiable, real, register, sample
@@ -26,7 +26,7 @@ _UNROLLED = 8  # taps written out; more are a loop
 
 
 @register
-@dataclass(frozen=True)
+@frozen
 class GridTaps(Grid):
     """Outputs: for each tap and position, the row-major place of the element, -1 where there is
     none, and its weight: [N, taps, *positions]."""
@@ -142,7 +142,7 @@ class Weighted(Op):
 
 
 @register
-@dataclass(frozen=True)
+@frozen
 class WeightedGather(Weighted):
     channels_last: bool
     value: float  # in place of elements that are not there
@@ -202,7 +202,7 @@ class WeightedGather(Weighted):
 
 
 @register
-@dataclass(frozen=True)
+@frozen
 class WeightedScatter(Weighted):
     """The transpose of WeightedGather, into `places` places."""
 

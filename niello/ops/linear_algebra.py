@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 
 from niello.core.dtypes import DType, float32, int32
 from niello.core.errors import AttributeValueError, DTypeError, ShapeError
+from niello.core.records import frozen
 from niello.core.shapes import show
 from niello.core.types import TensorType
 from niello.graph.opdef import Op, Sample, Trait, function, plain_function, real, register, sample
@@ -161,7 +161,7 @@ def eigvalsh(x: Any, *, name: str | None = None) -> Tensor:
 
 
 @register
-@dataclass(frozen=True)
+@frozen
 class SVD(Op):
     name: ClassVar[str] = "svd"
     traits: ClassVar[Trait] = Trait.EXPENSIVE
@@ -272,7 +272,7 @@ def svdvals(x: Any, *, name: str | None = None) -> Tensor:
 
 
 @register
-@dataclass(frozen=True)
+@frozen
 class Solve(Factorization):
     name: ClassVar[str] = "solve"
     doc: ClassVar[str] = "X with A X = B for square A, by LU with partial pivoting (LAPACK gesv)."
@@ -419,7 +419,7 @@ def _log_determinant(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @register
-@dataclass(frozen=True)
+@frozen
 class Determinant(Factorization):
     name: ClassVar[str] = "determinant"
     doc: ClassVar[str] = "The determinant of square matrices, from their LU factors."

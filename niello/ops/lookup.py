@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 
 from niello.core.dtypes import FLOATS, DType, int64, uint4, uint8
 from niello.core.errors import ShapeError
+from niello.core.records import frozen
 from niello.core.shapes import normalise_axis, show
 from niello.core.types import TensorType
 from niello.graph import opdef
@@ -25,7 +25,7 @@ Tensors = tuple[Tensor, ...]
 
 
 @register
-@dataclass(frozen=True)
+@frozen
 class DequantizeLut(Op):
     """See the function `dequantize_lut`. Inputs: numbers of entries, tables."""
 
@@ -125,7 +125,7 @@ def entry(
 
 
 @register
-@dataclass(frozen=True)
+@frozen
 class LutGradient(Op):
     """Inputs: the gradient of the result, numbers of entries, tables (for their shape only)."""
 

@@ -12,13 +12,13 @@ the others.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 
 from niello.core.dtypes import FLOATS, DType
 from niello.core.errors import AttributeValueError, ShapeError
+from niello.core.records import frozen
 from niello.core.shapes import broadcast_shapes, normalise_axis
 from niello.core.types import TensorType
 from niello.graph import opdef
@@ -96,7 +96,7 @@ def class_count(labels: Tensor, axis: int, asked: str) -> Any:
 
 # --- softmax cross-entropy
 @register
-@dataclass(frozen=True)
+@frozen
 class SoftmaxCrossEntropy(Op):
     """The loss of each row: the function `softmax_cross_entropy` before weights and reduction."""
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 
 from niello.core.dtypes import FLOATS, DType
 from niello.core.errors import AttributeValueError, ShapeError
+from niello.core.records import frozen
 from niello.core.shapes import broadcast_shapes, normalise_axis, show
 from niello.core.types import TensorType
 from niello.graph import opdef
@@ -354,7 +354,7 @@ def triplet_margin(
 
 # --- angles
 @register
-@dataclass(frozen=True)
+@frozen
 class CosineSimilarity(Op):
     """The function `cosine_similarity`."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
@@ -11,6 +10,7 @@ import numpy as np
 from niello.core import dtypes
 from niello.core.dtypes import FLOATS, NUMBERS, DType
 from niello.core.errors import DTypeError, ShapeError
+from niello.core.records import frozen
 from niello.core.shapes import broadcast_shapes, show
 from niello.core.types import TensorType
 from niello.graph import opdef
@@ -68,7 +68,7 @@ def summed(
 
 
 @register
-@dataclass(frozen=True)
+@frozen
 class Matmul(Op):
     """Matrix product of the last two axes; leading axes broadcast."""
 

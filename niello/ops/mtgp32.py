@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
@@ -21,6 +20,7 @@ import numpy as np
 from niello.core import dtypes
 from niello.core.dtypes import DType, uint32
 from niello.core.errors import AttributeValueError, ShapeError
+from niello.core.records import frozen
 from niello.core.shapes import elements, show
 from niello.core.types import TensorType
 from niello.graph import opdef
@@ -147,7 +147,7 @@ def _next(r: RoutineBuilder, line: Place, at: Expr) -> tuple[Expr, Expr]:
 
 
 @register
-@dataclass(frozen=True)
+@frozen
 class Mtgp32Words(Op):
     """Words of the stream of an MTGP32 state, in row-major order, and the state after them."""
 
@@ -211,7 +211,7 @@ class Mtgp32Words(Op):
 
 
 @register
-@dataclass(frozen=True)
+@frozen
 class Mtgp32WordsLike(Op):
     """`mtgp32_words` in the shape of a tensor, with a first axis of `copies` unless that is 0."""
 

@@ -7,13 +7,13 @@ them: in a compiled graph they are the same operations as in the forward pass, a
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 
 from niello.core.dtypes import FLOATS, DType, compute_dtype
 from niello.core.errors import CompilerBug, ShapeError
+from niello.core.records import frozen
 from niello.core.shapes import Shape, broadcast_shapes, show
 from niello.core.types import TensorType
 from niello.graph.opdef import Op, Sample, Trait, real, register, sample
@@ -162,7 +162,7 @@ class Affine(Op):
 
 
 @register
-@dataclass(frozen=True)
+@frozen
 class LayerNorm(Affine):
     axes: tuple[int, ...] | None
     epsilon: float
@@ -210,7 +210,7 @@ class LayerNorm(Affine):
 
 
 @register
-@dataclass(frozen=True)
+@frozen
 class RMSNorm(Affine):
     axes: tuple[int, ...] | None
     epsilon: float
@@ -331,7 +331,7 @@ def channel_vector(asked: str, vector: Tensor, x: Tensor, axis: int) -> Tensor:
 
 
 @register
-@dataclass(frozen=True)
+@frozen
 class BatchNorm(ChannelNorm):
     axis: int
     epsilon: float
@@ -359,7 +359,7 @@ class BatchNorm(ChannelNorm):
 
 
 @register
-@dataclass(frozen=True)
+@frozen
 class InstanceNorm(ChannelNorm):
     axis: int
     epsilon: float
@@ -386,7 +386,7 @@ class InstanceNorm(ChannelNorm):
 
 
 @register
-@dataclass(frozen=True)
+@frozen
 class GroupNorm(ChannelNorm):
     axis: int
     groups: int
@@ -452,7 +452,7 @@ class GroupNorm(ChannelNorm):
 
 
 @register
-@dataclass(frozen=True)
+@frozen
 class Normalise(Op):
     epsilon: float
     scaled: bool

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
@@ -11,6 +10,7 @@ import numpy as np
 from niello.core import dtypes as element_types
 from niello.core.dtypes import ALL, INTEGERS, DType, bool_, compute_dtype, float32, int64
 from niello.core.errors import AttributeValueError
+from niello.core.records import frozen
 from niello.core.types import TensorType
 from niello.graph.opdef import (
     Op,
@@ -30,7 +30,7 @@ from niello.ops.movement import apply, integer, known_axis, tensor_of
 
 
 @register
-@dataclass(frozen=True)
+@frozen
 class OneHot(Op):
     depth: int
     axis: int  # of the result

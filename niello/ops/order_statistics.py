@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 
+from niello.core import dtypes as element_types
 from niello.core.dtypes import ALL, FLOATS, DType, float32, int32, int64
 from niello.core.errors import AttributeValueError, ShapeError
+from niello.core.records import frozen
 from niello.core.shapes import Shape
 from niello.core.types import TensorType
 from niello.graph.opdef import (
@@ -38,7 +39,7 @@ from niello.ops.sort_keys import from_key, key_dtype, last_key, to_key
 from niello.ops.sort_network import Tuple
 
 
-@dataclass(frozen=True)
+@frozen
 class Rank:
     """Where a quantile of `count` ordered values lies: between two places, by a weight."""
 
@@ -99,7 +100,7 @@ def _mixed(low: Any, high: Any, weight: float) -> Any:
 
 
 @register
-@dataclass(frozen=True)
+@frozen
 class Quantile(OfAxis):
     q: float
     axis: int
@@ -160,7 +161,7 @@ class Quantile(OfAxis):
 
 
 @register
-@dataclass(frozen=True)
+@frozen
 class QuantilePick(OfAxis):
     q: float
     axis: int
@@ -207,7 +208,7 @@ class QuantilePick(OfAxis):
 
 
 @register
-@dataclass(frozen=True)
+@frozen
 class QuantileSpread(OfAxis):
     q: float
     axis: int
@@ -263,7 +264,7 @@ class QuantileSpread(OfAxis):
 
 
 @register
-@dataclass(frozen=True)
+@frozen
 class ModeRows(Op):
     name: ClassVar[str] = "mode_rows"
     traits: ClassVar[Trait] = Trait.NONE
@@ -433,9 +434,7 @@ def mode(
         >>> found[values].numpy().item(), found[counts].numpy().item()
         (3, 2)
     """
-    from niello.core import dtypes
-
-    wanted = dtypes.dtype(dtype)
+    wanted = element_types.dtype(dtype)
     check_dtype("mode", wanted, (int32, int64))
     line, place = _axis_of("mode", x, axis)
     rank = line.type.rank

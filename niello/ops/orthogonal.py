@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 
 from niello.core.dtypes import DType, float64
 from niello.core.errors import NotDifferentiable, ShapeError
+from niello.core.records import frozen
 from niello.core.types import TensorType
 from niello.graph.opdef import Op, Sample, Trait, not_differentiable, real, register, sample
 from niello.graph.tensor import Tensor
@@ -44,7 +44,7 @@ def epsilon(dtype: DType) -> float:
 
 
 @register
-@dataclass(frozen=True)
+@frozen
 class QR(Op):
     complete: bool  # Q square rather than [m, min(m, n)]
     name: ClassVar[str] = "qr_factor"
@@ -230,7 +230,7 @@ class _Householder:
 
 
 @register
-@dataclass(frozen=True)
+@frozen
 class Eigh(Factorization):
     name: ClassVar[str] = "eigh_factor"
     doc: ClassVar[str] = (
@@ -368,7 +368,7 @@ def _rotate_columns(r: RoutineBuilder, x: Place, p: Any, q: Any, n: int, c: Any,
 
 
 @register
-@dataclass(frozen=True)
+@frozen
 class JacobiSVD(Op):
     """Rows of the input are turned into orthogonal ones by rotations from the left."""
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 
 from niello.core.dtypes import ALL, DType
 from niello.core.errors import AttributeValueError, ShapeError
+from niello.core.records import frozen
 from niello.core.shapes import Dim, show
 from niello.core.types import TensorType
 from niello.graph.opdef import Planes, Sample, function, real, register, sample
@@ -47,7 +47,7 @@ def _map(k: Builder, mode: str, i: Expr, size: int) -> Expr:
 
 
 @register
-@dataclass(frozen=True)
+@frozen
 class Pad(Movement):
     before: tuple[int, ...]  # one for each axis
     after: tuple[int, ...]

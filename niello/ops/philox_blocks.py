@@ -7,12 +7,12 @@ block for each word. Where the numbers are stored anyway, a routine computes eac
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 
 from niello.core.dtypes import DType, bfloat16, float16, float32, int32, uint32
+from niello.core.records import frozen
 from niello.core.shapes import elements
 from niello.core.types import TensorType
 from niello.graph.opdef import Op, Sample, Trait, not_differentiable, register, sample
@@ -63,7 +63,7 @@ def philox_routine(
 
 
 @register
-@dataclass(frozen=True)
+@frozen
 class RandomWords(Op):
     """The same as RandomBits, stored."""
 
@@ -95,7 +95,7 @@ class RandomWords(Op):
 
 
 @register
-@dataclass(frozen=True)
+@frozen
 class RandomUnit(Op):
     """Uniform floats, stored."""
 

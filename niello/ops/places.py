@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
 from niello.core.dtypes import INTEGERS, int64
 from niello.core.errors import ShapeError
+from niello.core.records import frozen
 from niello.core.shapes import Dim, Shape, merge_shapes, row_major_strides, show
 from niello.core.types import TensorType
 from niello.kernel.build import Builder, Index, Value
@@ -33,7 +33,7 @@ def normalised(k: Builder, raw: Expr, size: int) -> Expr:
     return i if raw.dtype.kind == "uint" else k.where(i < 0, i + size, i)
 
 
-@dataclass(frozen=True)
+@frozen
 class Layout:
     """How the axes of data, indices and parts (what is gathered, or scattered) line up.
 

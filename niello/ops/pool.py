@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
 
 from niello.core import dtypes
 from niello.core.dtypes import FLOATS, NUMBERS, DType, int64
+from niello.core.records import frozen
 from niello.core.shapes import Shape
 from niello.core.types import TensorType
 from niello.graph.opdef import (
@@ -58,7 +59,7 @@ def winner(k: Builder, s: PoolSettings, x: Value, index: Index) -> Exprs:
 
 
 @register
-@dataclass(frozen=True)
+@frozen
 class MaxPool(Op):
     """Maximum of each window."""
 
@@ -99,7 +100,7 @@ class MaxPool(Op):
 
 
 @register
-@dataclass(frozen=True)
+@frozen
 class MaxPoolIndices(Op):
     """Where the maximum of each window is."""
 
@@ -169,7 +170,7 @@ def routed(
 
 
 @register
-@dataclass(frozen=True)
+@frozen
 class MaxPoolGradient(Op):
     """Routes each window's gradient to its first maximum. Inputs: gradient, pooled tensor."""
 
@@ -243,7 +244,7 @@ class IndexedPool(Op):
 
 
 @register
-@dataclass(frozen=True)
+@frozen
 class PlaceAtIndices(IndexedPool):
     """Inputs: values, indices and, unless `sizes` gives the pooled axes, a tensor of the result's
     shape."""
@@ -321,7 +322,7 @@ class PlaceAtIndices(IndexedPool):
 
 
 @register
-@dataclass(frozen=True)
+@frozen
 class PickAtIndices(IndexedPool):
     """Inputs: a tensor of the shape that was pooled, and indices."""
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 
 from niello.core.dtypes import FLOATS, DType, compute_dtype
+from niello.core.records import frozen
 from niello.core.types import TensorType
 from niello.graph import opdef
 from niello.graph.opdef import Op, Sample, Trait, real, register, sample
@@ -33,7 +33,7 @@ def divisor(
 
 
 @register
-@dataclass(frozen=True)
+@frozen
 class AveragePool(Op):
     """Mean of each window, or its sum where `counted` is "none"."""
 
@@ -85,7 +85,7 @@ class AveragePool(Op):
 
 
 @register
-@dataclass(frozen=True)
+@frozen
 class AveragePoolGradient(Op):
     """Spreads each window's gradient over its elements. The second input gives the shape."""
 
@@ -138,7 +138,7 @@ class AveragePoolGradient(Op):
 
 
 @register
-@dataclass(frozen=True)
+@frozen
 class LpPool(Op):
     """The p-norm of each window."""
 

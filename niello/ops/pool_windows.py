@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from niello.core.dtypes import int64
 from niello.core.errors import AttributeValueError, ShapeError
+from niello.core.records import frozen
 from niello.core.shapes import Shape, show
 from niello.core.types import TensorType
 from niello.graph.opdef import record
@@ -36,7 +36,7 @@ INDEX_MODES = (
 
 
 @record
-@dataclass(frozen=True)
+@frozen
 class Sliding:
     """Windows of a fixed kernel that move by strides."""
 
@@ -144,7 +144,7 @@ def _ceil(a: Any, b: int) -> Any:
 
 
 @record
-@dataclass(frozen=True)
+@frozen
 class Adaptive:
     """Window o of m over n elements runs from floor(o * n / m) to ceil((o + 1) * n / m)."""
 
@@ -212,7 +212,7 @@ class Adaptive:
 
 
 @record
-@dataclass(frozen=True)
+@frozen
 class PoolSettings:
     """Windows over some axes of a tensor of a rank."""
 

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 
 from niello.core.dtypes import FLOATS, DType
 from niello.core.errors import NotDifferentiable
+from niello.core.records import frozen
 from niello.core.types import TensorType
 from niello.graph.opdef import Op, Sample, Trait, real, register, sample
 from niello.graph.tensor import Tensor
@@ -67,7 +67,7 @@ def _through_axes(g: Tensor, x: Tensor, axes: Sequence[int]) -> Tensor:
 
 
 @register
-@dataclass(frozen=True)
+@frozen
 class ProdGradient(Op):
     """Stands for the tree until the sizes of the reduced axes are known."""
 

@@ -9,7 +9,6 @@ axis, or one for each block: of the rank of x, with sizes that divide those of x
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
@@ -17,6 +16,7 @@ import numpy as np
 from niello.core import dtypes
 from niello.core.dtypes import ALL, FLOATS, DType, float32, int8, int32, int64, uint8
 from niello.core.errors import ShapeError
+from niello.core.records import frozen
 from niello.core.shapes import normalise_axis, show
 from niello.core.types import TensorType
 from niello.graph import opdef
@@ -77,7 +77,7 @@ def spread_numpy(asked: str, scale: np.ndarray, shape: Sequence[int], axis: int 
 
 
 @register
-@dataclass(frozen=True)
+@frozen
 class SpreadScales(Op):
     """Scales repeated over the places that share them. The second input gives the shape."""
 
@@ -127,7 +127,7 @@ def scale_index(
 
 
 @register
-@dataclass(frozen=True)
+@frozen
 class SumOfBlocks(Op):
     """The transpose of SpreadScales: sums over the places that share a scale."""
 
@@ -223,7 +223,7 @@ class ScaledOp(Op):
 
 
 @register
-@dataclass(frozen=True)
+@frozen
 class Quantize(ScaledOp):
     """See the function `quantize`. Inputs: x, scales and, at will, zero points."""
 
@@ -292,7 +292,7 @@ class Quantize(ScaledOp):
 
 
 @register
-@dataclass(frozen=True)
+@frozen
 class Dequantize(ScaledOp):
     """See the function `dequantize`. Inputs: q, scales and, at will, zero points."""
 

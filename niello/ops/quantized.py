@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
@@ -11,6 +10,7 @@ import numpy as np
 from niello.core import dtypes
 from niello.core.dtypes import FLOATS, DType, float32, int8, int32, uint8
 from niello.core.errors import AttributeValueError, DTypeError
+from niello.core.records import frozen
 from niello.core.types import TensorType
 from niello.graph import opdef
 from niello.graph.opdef import Sample, Trait, real, register, sample
@@ -42,7 +42,7 @@ SMALL = (dtypes.int4, dtypes.uint4, int8, uint8, dtypes.int16, dtypes.uint16)
 
 # --- in training
 @register
-@dataclass(frozen=True)
+@frozen
 class FakeQuantize(ScaledOp):
     """See the function `fake_quantize`. Inputs: x, scales and zero points (floats)."""
 

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
@@ -24,6 +23,7 @@ import numpy as np
 from niello.core import dtypes
 from niello.core.dtypes import FLOATS, DType, compute_dtype, float64, uint32, uint64
 from niello.core.errors import AttributeValueError, GraphError
+from niello.core.records import frozen
 from niello.core.shapes import as_shape, elements
 from niello.core.types import TensorType
 from niello.graph import opdef
@@ -59,7 +59,7 @@ _ABOUT_TO_CARRY = np.array([0xFFFFFFFF, 0xFFFFFFFF, 0xFFFFFFFF, 7, 5, 6], np.uin
 
 
 @register
-@dataclass(frozen=True)
+@frozen
 class RandomBits(Op):
     """Words of the stream of a state, in row-major order, and the state after them."""
 
@@ -98,7 +98,7 @@ class RandomBits(Op):
 
 
 @register
-@dataclass(frozen=True)
+@frozen
 class RandomBitsLike(Op):
     """`random_bits` in the shape of a tensor, with a first axis of `copies` unless that is 0."""
 

@@ -10,13 +10,13 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 
 from niello.core.dtypes import ALL, FLOATS, NUMBERS, DType, bool_, float32, int32
 from niello.core.errors import ShapeError
+from niello.core.records import frozen
 from niello.core.shapes import Shape, show
 from niello.core.types import TensorType
 from niello.graph.opdef import (
@@ -86,7 +86,7 @@ class Reduction(Op):
 
 
 @register
-@dataclass(frozen=True)
+@frozen
 class Spread(Op):
     """The way back of a reduction: a reduced tensor repeated over the axes that were reduced.
 
@@ -207,7 +207,7 @@ def special_sample(kind: DType, **attributes: Any) -> Sample:
 
 
 @register
-@dataclass(frozen=True)
+@frozen
 class Sum(Reduction):
     axes: tuple[int, ...] | None
     keepdims: bool
@@ -250,7 +250,7 @@ class Sum(Reduction):
 
 
 @register
-@dataclass(frozen=True)
+@frozen
 class Prod(Reduction):
     axes: tuple[int, ...] | None
     keepdims: bool
@@ -287,7 +287,7 @@ class Prod(Reduction):
 
 
 @register
-@dataclass(frozen=True)
+@frozen
 class Mean(Reduction):
     axes: tuple[int, ...] | None
     keepdims: bool

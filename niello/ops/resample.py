@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 
 from niello.core.dtypes import ALL, INTEGERS, DType, compute_dtype, int64
 from niello.core.errors import DTypeError, ShapeError
+from niello.core.records import frozen
 from niello.core.shapes import show
 from niello.core.types import TensorType
 from niello.graph.opdef import (
@@ -57,7 +57,7 @@ UNROLLED = 4  # taps written out; more are a loop
 
 
 @record
-@dataclass(frozen=True)
+@frozen
 class Filter:
     """How an axis is resized, whatever its size."""
 
@@ -69,7 +69,7 @@ class Filter:
     exclude_outside: bool = False
 
 
-@dataclass(frozen=True)
+@frozen
 class Axis:
     """One axis to resize: from `source` to `target` elements, by `scale` (target per source)."""
 
@@ -81,7 +81,7 @@ class Axis:
     end: float = 1.0
 
 
-@dataclass(frozen=True)
+@frozen
 class Table:
     """`index[t, o]` and `weight[t, o]`: tap t of output position o. Weights are None where every
     position reads just one element."""
@@ -215,7 +215,7 @@ def _pack(
 
 
 @register
-@dataclass(frozen=True)
+@frozen
 class Resample(Op):
     """Inputs: data, then for each axis an index table and, when `weighted`, a weight table."""
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 
 from niello.core.dtypes import ALL, DType, int32, int64
 from niello.core.errors import ShapeError
+from niello.core.records import frozen
 from niello.core.shapes import MAX_RANK, Dim, Shape, normalise_axes, show
 from niello.core.types import TensorType
 from niello.graph.opdef import Op, Planes, Sample, Trait, function, real, register, sample
@@ -85,7 +85,7 @@ def reshape_index(index: Index, shape: Sequence[int], source: Sequence[int]) -> 
 
 
 @register
-@dataclass(frozen=True)
+@frozen
 class Reshape(Movement):
     shape: tuple[int, ...]  # at most one -1, which takes what is left
     name: ClassVar[str] = "reshape"
@@ -188,7 +188,7 @@ def reshape(x: Tensor, shape: Any, *, name: str | None = None) -> Tensor:
 
 
 @register
-@dataclass(frozen=True)
+@frozen
 class ReshapeLike(LikeOp):
     name: ClassVar[str] = "reshape_like"
     doc: ClassVar[str] = "The elements of the first input with the shape of the second."
@@ -253,7 +253,7 @@ class Regrouping(Movement):
 
 
 @register
-@dataclass(frozen=True)
+@frozen
 class Flatten(Regrouping):
     axis: int
     name: ClassVar[str] = "flatten"
@@ -304,7 +304,7 @@ def flatten(x: Tensor, axis: int = 1, *, name: str | None = None) -> Tensor:
 
 
 @register
-@dataclass(frozen=True)
+@frozen
 class FlattenAxes(Regrouping):
     start: int
     end: int  # inclusive
@@ -356,7 +356,7 @@ def flatten_axes(
 
 
 @register
-@dataclass(frozen=True)
+@frozen
 class Unflatten(Regrouping):
     axis: int
     sizes: tuple[int, ...]  # at most one -1
@@ -395,7 +395,7 @@ def unflatten(x: Tensor, axis: int, sizes: Any, *, name: str | None = None) -> T
 
 
 @register
-@dataclass(frozen=True)
+@frozen
 class ExpandDims(Regrouping):
     axes: tuple[int, ...]  # of the result
     name: ClassVar[str] = "expand_dims"
@@ -442,7 +442,7 @@ def expand_dims(x: Tensor, axes: Any, *, name: str | None = None) -> Tensor:
 
 
 @register
-@dataclass(frozen=True)
+@frozen
 class Squeeze(Regrouping):
     axes: tuple[int, ...] | None  # None: every axis of size 1
     name: ClassVar[str] = "squeeze"
@@ -528,7 +528,7 @@ def _fits_int32(asked: str, x: TensorType) -> None:
 
 
 @register
-@dataclass(frozen=True)
+@frozen
 class ShapeOf(ShapeQuery):
     name: ClassVar[str] = "shape_of"
     doc: ClassVar[str] = "The shape of a tensor as an int32 vector."
@@ -556,7 +556,7 @@ def shape_of(x: Tensor, *, name: str | None = None) -> Tensor:
 
 
 @register
-@dataclass(frozen=True)
+@frozen
 class SizeOf(ShapeQuery):
     name: ClassVar[str] = "size"
     doc: ClassVar[str] = "The number of elements of a tensor as an int32 scalar."

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 
 from niello.core.dtypes import ALL, FLOATS, DType, compute_dtype, int32
 from niello.core.errors import AttributeValueError, ShapeError
+from niello.core.records import frozen
 from niello.core.shapes import Dim
 from niello.core.types import TensorType
 from niello.graph.opdef import Op, Sample, Trait, function, real, register, sample
@@ -148,7 +148,7 @@ def _resample(x: Tensor, steps: Sequence[tuple[int, Table]]) -> Tensor:
 
 
 @register
-@dataclass(frozen=True)
+@frozen
 class Resize(Resizing):
     axes: tuple[int, ...]
     sizes: tuple[int, ...]
@@ -244,7 +244,7 @@ def _attributes(
 
 
 @register
-@dataclass(frozen=True)
+@frozen
 class ResizeGradient(Resizing):
     axes: tuple[int, ...]
     sizes: tuple[int, ...]

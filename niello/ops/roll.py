@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 
 from niello.core.dtypes import NUMBERS, DType
 from niello.core.errors import AttributeValueError, ShapeError
+from niello.core.records import frozen
 from niello.core.shapes import show
 from niello.core.types import TensorType
 from niello.graph.opdef import Op, Sample, Trait, function, real, register, sample
@@ -22,7 +22,7 @@ from niello.ops.movement import Movement, apply, integers, known_axis, tensor_of
 
 
 @register
-@dataclass(frozen=True)
+@frozen
 class Roll(Movement):
     shifts: tuple[int, ...]
     axes: tuple[int, ...]
@@ -112,7 +112,7 @@ def roll(x: Tensor, shift: Any, axis: Any = None, *, name: str | None = None) ->
 
 
 @register
-@dataclass(frozen=True)
+@frozen
 class Repeat(Movement):
     times: int
     axis: int
@@ -157,7 +157,7 @@ class Repeat(Movement):
 
 
 @register
-@dataclass(frozen=True)
+@frozen
 class RepeatSum(Op):
     times: int
     axis: int

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
@@ -19,6 +18,7 @@ import numpy as np
 from niello.core import dtypes as element_types
 from niello.core.dtypes import ALL, FLOATS, DType, bool_, float32, int32
 from niello.core.errors import CompilerBug
+from niello.core.records import frozen
 from niello.core.shapes import merge_shapes
 from niello.core.types import TensorType
 from niello.graph.opdef import (
@@ -138,7 +138,7 @@ def _whole(dtype: DType) -> DType:
 
 
 @register
-@dataclass(frozen=True)
+@frozen
 class CumulativeSum(Cumulative):
     axis: int
     exclusive: bool
@@ -167,7 +167,7 @@ class CumulativeSum(Cumulative):
 
 
 @register
-@dataclass(frozen=True)
+@frozen
 class CumulativeProd(Cumulative):
     axis: int
     exclusive: bool
@@ -224,7 +224,7 @@ class CumulativeExtreme(Cumulative):
 
 
 @register
-@dataclass(frozen=True)
+@frozen
 class CumulativeMin(CumulativeExtreme):
     axis: int
     exclusive: bool
@@ -235,7 +235,7 @@ class CumulativeMin(CumulativeExtreme):
 
 
 @register
-@dataclass(frozen=True)
+@frozen
 class CumulativeMax(CumulativeExtreme):
     axis: int
     exclusive: bool
@@ -246,7 +246,7 @@ class CumulativeMax(CumulativeExtreme):
 
 
 @register
-@dataclass(frozen=True)
+@frozen
 class CumulativeLogSumExp(Cumulative):
     axis: int
     exclusive: bool
@@ -301,7 +301,7 @@ class CumulativeLogSumExp(Cumulative):
 
 
 @register
-@dataclass(frozen=True)
+@frozen
 class LinearRecurrence(Op):
     axis: int
     exclusive: bool

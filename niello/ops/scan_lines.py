@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
+from niello.core.records import frozen
 from niello.kernel.ir import Expr
 from niello.kernel.routine_build import RoutineBuilder
 
@@ -15,7 +15,7 @@ SHORT = (2, 4, 8, 16)  # lengths of rows of which a member takes a whole one
 FEW_TEAMS = 32  # fewer teams than this take smaller blocks
 
 
-@dataclass(frozen=True)
+@frozen
 class Lines:
     """An array as lines along an axis: `outer` blocks of `length` rows of `inner` elements."""
 

@@ -7,13 +7,13 @@ last one stays. Indices outside (places.py) change nothing.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 
 from niello.core.dtypes import ALL, COMPLEX, FLOATS, NUMBERS, DType, bool_, int32, int64
 from niello.core.errors import AttributeValueError, DTypeError, UnsupportedOp
+from niello.core.records import frozen
 from niello.core.types import TensorType
 from niello.graph.opdef import (
     IndexBounds,
@@ -49,7 +49,7 @@ _AMONG = {"add": "add", "sub": "add", "mul": "mul", "div": "mul", "min": "min", 
 
 
 @register
-@dataclass(frozen=True)
+@frozen
 class Scatter(Indexing):
     mode: str
     axis: int
@@ -255,7 +255,7 @@ def _numbers(found: Any, index: Tensor) -> Tensor:
 
 
 @register
-@dataclass(frozen=True)
+@frozen
 class ScatterWins(Indexing):
     """Which parts of a scatter that sets are not overwritten by a later one."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
@@ -11,6 +10,7 @@ import numpy as np
 from niello.core import dtypes as element_types
 from niello.core.dtypes import FLOATS, INTEGERS, NUMBERS, DType, int32, int64
 from niello.core.errors import AttributeValueError, DTypeError, ShapeError
+from niello.core.records import frozen
 from niello.core.shapes import merge_shapes, show
 from niello.core.types import TensorType
 from niello.graph.opdef import (
@@ -34,7 +34,7 @@ from niello.ops.select import where
 
 
 @register
-@dataclass(frozen=True)
+@frozen
 class SearchSorted(Op):
     right: bool
     dtype: DType

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import builtins
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 
 from niello.core.errors import AttributeValueError, DTypeError, ShapeError
+from niello.core.records import frozen
 from niello.core.shapes import Dim, merge_shapes, show
 from niello.core.types import TensorType
 from niello.graph.opdef import Sample, Trait, function, real, register, sample
@@ -32,7 +32,7 @@ from niello.ops.movement import (
 Bound = int | None
 
 
-@dataclass(frozen=True)
+@frozen
 class _Window:
     """One slice per listed axis, with Python's meaning of start, end and stride."""
 
@@ -112,7 +112,7 @@ class Windowed(Movement):
 
 
 @register
-@dataclass(frozen=True)
+@frozen
 class Slice(Windowed):
     axes: tuple[int, ...]
     starts: tuple[Bound, ...]
@@ -241,7 +241,7 @@ def take(x: Tensor, w: _Window, *, name: str | None = None) -> Tensor:
 
 
 @register
-@dataclass(frozen=True)
+@frozen
 class Place(Movement):
     """The way back of a slice: zeros of `shape`, with the input in a window of it."""
 
@@ -335,7 +335,7 @@ def _position(k: Builder, i: Expr, run: range, whole: int, inside: list[Expr]) -
 
 
 @register
-@dataclass(frozen=True)
+@frozen
 class PlaceLike(LikeOp):
     axes: tuple[int, ...]
     starts: tuple[Bound, ...]
@@ -403,7 +403,7 @@ def place_like(x: Tensor, like: Tensor, w: _Window) -> Tensor:
 
 
 @register
-@dataclass(frozen=True)
+@frozen
 class SliceUpdate(Windowed):
     axes: tuple[int, ...]
     starts: tuple[Bound, ...]

@@ -8,12 +8,12 @@ elements are all -infinity, or that holds +infinity or NaN, gives NaN, except th
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 
 from niello.core.dtypes import FLOATS, DType, float32
+from niello.core.records import frozen
 from niello.core.types import TensorType
 from niello.graph.opdef import Op, Sample, Trait, function, real, register, sample
 from niello.graph.tensor import Tensor
@@ -63,7 +63,7 @@ class RowWise(Op):
 
 
 @register
-@dataclass(frozen=True)
+@frozen
 class Softmax(RowWise):
     axes: tuple[int, ...] | None
     name: ClassVar[str] = "softmax"
@@ -107,7 +107,7 @@ def softmax(x: Tensor, axis: Any = -1, *, name: str | None = None) -> Tensor:
 
 
 @register
-@dataclass(frozen=True)
+@frozen
 class LogSoftmax(RowWise):
     axes: tuple[int, ...] | None
     name: ClassVar[str] = "log_softmax"
@@ -151,7 +151,7 @@ def log_softmax(x: Tensor, axis: Any = -1, *, name: str | None = None) -> Tensor
 
 
 @register
-@dataclass(frozen=True)
+@frozen
 class LogSumExp(Op):
     axes: tuple[int, ...] | None
     keepdims: bool

@@ -7,13 +7,13 @@ for `argsort`, which is stable: equal values keep their order.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 
 from niello.core import dtypes as element_types
 from niello.core.dtypes import ALL, DType, float16, float32, int32, int64, uint8, uint64
+from niello.core.records import frozen
 from niello.core.types import TensorType
 from niello.graph.opdef import (
     Op,
@@ -199,7 +199,7 @@ class Sorting(Ordering):
 
 
 @register
-@dataclass(frozen=True)
+@frozen
 class SortRows(Sorting):
     descending: bool
     name: ClassVar[str] = "sort_rows"
@@ -227,7 +227,7 @@ class SortRows(Sorting):
 
 
 @register
-@dataclass(frozen=True)
+@frozen
 class Sort(Sorting):
     axis: int
     descending: bool
@@ -261,7 +261,7 @@ class Argsorting(Ordering):
 
 
 @register
-@dataclass(frozen=True)
+@frozen
 class ArgsortRows(Argsorting):
     descending: bool
     name: ClassVar[str] = "argsort_rows"
@@ -295,7 +295,7 @@ def ordered_zero(r: RoutineBuilder, x: Expr) -> Expr:
 
 
 @register
-@dataclass(frozen=True)
+@frozen
 class Argsort(Argsorting):
     axis: int
     descending: bool

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 
 from niello.core.dtypes import FLOATS, DType, float32
 from niello.core.errors import AttributeValueError
+from niello.core.records import frozen
 from niello.core.types import TensorType
 from niello.graph.opdef import Op, Sample, Trait, function, real, register, sample
 from niello.graph.tensor import Tensor
@@ -19,7 +19,7 @@ from niello.ops.reduce import Mean, as_float, axes_samples, reduced_shape, speci
 
 
 @register
-@dataclass(frozen=True)
+@frozen
 class Variance(Op):
     axes: tuple[int, ...] | None
     keepdims: bool

@@ -8,13 +8,14 @@ few more than k, are put together and sorted; when they are many, the row is sor
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 
+from niello.core import dtypes as element_types
 from niello.core.dtypes import ALL, DType, float32, int32, int64
 from niello.core.errors import AttributeValueError, ShapeError
+from niello.core.records import frozen
 from niello.core.types import TensorType
 from niello.graph.opdef import (
     Op,
@@ -122,7 +123,7 @@ def choice_samples() -> list[Sample]:
 
 
 @register
-@dataclass(frozen=True)
+@frozen
 class TopKRows(Choosing):
     k: int
     largest: bool
@@ -219,7 +220,7 @@ class TopKRows(Choosing):
 
 
 @register
-@dataclass(frozen=True)
+@frozen
 class TopK(Choosing):
     k: int
     axis: int
@@ -313,6 +314,4 @@ def bottom_k(
 
 
 def _wanted(dtype: Any) -> DType:
-    from niello.core import dtypes
-
-    return dtypes.dtype(dtype)
+    return element_types.dtype(dtype)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 
 from niello.core.errors import ShapeError
+from niello.core.records import frozen
 from niello.core.shapes import normalise_axis, show
 from niello.core.types import TensorType
 from niello.graph.opdef import Sample, function, real, register, sample
@@ -19,7 +19,7 @@ from niello.ops.movement import Movement, apply, integers, known_axes, known_axi
 
 
 @register
-@dataclass(frozen=True)
+@frozen
 class Transpose(Movement):
     axes: tuple[int, ...] | None  # axis `axes[i]` of the input becomes axis i; None: reversed
     name: ClassVar[str] = "transpose"
@@ -107,7 +107,7 @@ def transpose(x: Tensor, axes: Any = None, *, name: str | None = None) -> Tensor
 
 
 @register
-@dataclass(frozen=True)
+@frozen
 class SwapAxes(Movement):
     first: int
     second: int
@@ -161,7 +161,7 @@ def swap_axes(x: Tensor, first: int, second: int, *, name: str | None = None) ->
 
 
 @register
-@dataclass(frozen=True)
+@frozen
 class Reverse(Movement):
     axes: tuple[int, ...] | None  # None: all
     name: ClassVar[str] = "reverse"

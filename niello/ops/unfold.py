@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 
 from niello.core.dtypes import ALL, NUMBERS, DType
 from niello.core.errors import ShapeError
+from niello.core.records import frozen
 from niello.core.shapes import Dim, Shape, show
 from niello.core.types import TensorType
 from niello.graph import opdef
@@ -26,7 +26,7 @@ from niello.ops.window import Layout, Window, as_padding, spatial_pair
 
 
 @record
-@dataclass(frozen=True)
+@frozen
 class Patches:
     """Windows over the spatial axes of a layout. Channels first, columns are [N, C * kernel, L];
     channels last, [N, L, kernel * C]: so that weights of either layout, reshaped, multiply them."""
@@ -73,7 +73,7 @@ def product(sizes: Sequence[Dim]) -> Dim:
 
 
 @register
-@dataclass(frozen=True)
+@frozen
 class Unfold(Op):
     """The elements of each window as a column."""
 
@@ -134,7 +134,7 @@ class Unfold(Op):
 
 
 @register
-@dataclass(frozen=True)
+@frozen
 class Fold(Op):
     """Adds columns up where their elements came from. Spatial sizes from `sizes`, or from the
     second input, which is used for its shape only."""

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from niello.core.dtypes import bool_
 from niello.core.errors import AttributeValueError, ShapeError
+from niello.core.records import frozen
 from niello.core.shapes import Dim, Shape, show
 from niello.graph.opdef import record
 from niello.kernel import ir
@@ -25,7 +25,7 @@ PADDING_WORDS = ("valid", "same", "same_lower")
 
 
 @record
-@dataclass(frozen=True)
+@frozen
 class Layout:
     """Axis letters of a tensor, such as "NHWC": N batch, C channels, the rest spatial."""
 
@@ -102,7 +102,7 @@ def as_padding(value: Any, rank: int, asked: str) -> str | Pairs:
 
 
 @record
-@dataclass(frozen=True)
+@frozen
 class Window:
     """Strides, dilations and padding over the spatial axes. `ceil` rounds output sizes up."""
 

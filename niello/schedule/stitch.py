@@ -101,9 +101,11 @@ def is_splat(tensor: Tensor) -> bool:
 
 
 def _narrows(operation: Operation) -> bool:
-    """Makes a half type of a wider one."""
-    made = operation.outputs[0].dtype.is_half
-    return made and not any(t.dtype.is_half for t in operation.inputs)
+    """Makes a half type, or an integer of 8 bits, of a wider one."""
+    made = operation.outputs[0].dtype
+    if made.is_integer and made.bits <= 8:
+        return any(t.dtype.bits > 16 for t in operation.inputs)
+    return made.is_half and not any(t.dtype.is_half for t in operation.inputs)
 
 
 def _widens(operation: Operation) -> bool:
@@ -436,7 +438,7 @@ class Stitcher:
         if self.profiles[o].kind is not Kind.POINTWISE:
             return Refusal("a reduction would be repeated for each element that reads it")
         if contractions and _narrows(o):
-            return Refusal("a contraction reads operands of half types from memory")
+            return Refusal("a contraction reads operands of half and byte types from memory")
         reuse = max(a.reuse for _, a in uses) * len(uses)
         cost = self.profiles[o].cost
         # Small integers are multiplied as they are: wider ones would only take more memory.

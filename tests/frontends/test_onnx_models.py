@@ -17,7 +17,8 @@ import pytest
 pytest.importorskip("onnx", reason="the package onnx is not installed")
 runtime = pytest.importorskip("onnxruntime", reason="ONNX Runtime is not installed")
 
-from niello.frontends.onnx import load  # noqa: E402
+import niello as nl  # noqa: E402
+from niello.frontends.onnx import export, load  # noqa: E402
 
 DATA = Path(os.environ.get("NIELLO_DATA", Path(__file__).parents[3] / "shared" / "data"))
 KINDS = {
@@ -123,3 +124,32 @@ def test_matches_onnx_runtime(how: Expected) -> None:
         error = np.abs(array.astype(np.float64) - wanted.astype(np.float64))
         assert error.max() <= how.tolerance * max(largest, 1e-3)
         assert error.mean() <= how.mean * max(largest, 1e-3)
+
+
+EXPORTED = (
+    "onnx/gtcrn_simple",
+    "onnx/magika_fast_v2_1",
+    "onnx/ultraface_slim-320",
+    "onnx_derived/mnist_int8_qdq",
+    "onnx_derived/mnist_op13",
+    "onnx_derived/super_resolution_core_op18",
+)
+
+
+@pytest.mark.parametrize("how", [m for m in MODELS if m.file in EXPORTED], ids=lambda m: m.file)
+def test_exported_models_run_in_onnx_runtime(how: Expected, tmp_path: Path) -> None:
+    path = DATA / f"{how.file}.onnx"
+    if not path.exists():
+        pytest.skip(f"{how.file}.onnx is not in {DATA}; set NIELLO_DATA to the data folder")
+    peer = session(path)
+    given = feeds(peer.get_inputs(), how)
+    imported = load(path).specialise({n: tuple(a.shape) for n, a in given.items()})
+    again = tmp_path / path.name
+    try:
+        export(imported.outputs, again, inputs=imported.inputs)
+    except nl.errors.FrontendError as error:
+        pytest.fail(str(error))
+    kept = {n: given[n] for n in (i.name for i in session(again).get_inputs())}
+    for wanted, found in zip(peer.run(None, given), session(again).run(None, kept), strict=True):
+        largest = max(float(np.abs(wanted).max()), 1e-3)
+        assert np.abs(found - wanted).max() <= how.tolerance * largest

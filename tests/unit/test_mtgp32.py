@@ -16,23 +16,23 @@ EXPONENT = 11213
 # Published with the parameters: SHA-1 of the characteristic polynomial, and its weight.
 DIGEST = "cbb03faa650dbd1c8cc2910087257ff86f23f218"
 WEIGHT = 665
-# cuRAND 10.4, CURAND_RNG_PSEUDO_MTGP32: the first generator of 64 gives words 0 to 255 and 16384 to
-# 16639 of a stream; it is seeded with the library's seed plus one.
+# cuRAND 10.4, CURAND_RNG_PSEUDO_MTGP32: words of the first of its 192 generators, which is seeded
+# with the library's seed plus one, and has each first 256 of 49152 words.
 KNOWN = {
     1: (
         [360948779, 1200908298, 2313932395, 2218157478, 3754595429, 1713953624],
         [139140420, 3773455999, 355385026, 39615257],
-        [94519929, 1566690271, 202915466, 3769219745],
+        [1798968667, 2724165592, 1281702601, 2058958331],
     ),
     1337: (
         [2293061381, 933094847, 1256768860, 3418070905, 3005582032, 3214659103],
         [1007057838, 245618247, 1841871006, 1047610003],
-        [952153767, 1753239347, 1264965338, 1192627673],
+        [436008431, 3280771094, 2442426942, 1054210724],
     ),
     1234: (
         [3718281237, 3910281712, 3795307444, 2426638236, 3228534545, 3392361404],
         [2283106773, 1770879569, 880630546, 3216882986],
-        [1208421589, 1489127264, 3287725632, 3415974194],
+        [1679908977, 215714162, 1567202439, 4197846634],
     ),
 }
 

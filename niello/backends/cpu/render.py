@@ -88,7 +88,8 @@ def render_kernel(
 ) -> KernelCode:
     """Write the functions of a kernel into a module; `threads` is how many are expected.
 
-    `constants` are the slots of parameters that hold the same in every run. The module must in the end also hold `scratch.globals_text()`.
+    `constants` are the slots of parameters that hold the same in every run. The module must in the
+    end also hold `scratch.globals_text()`.
     """
     if isinstance(kernel, Routine):
         places = Places(kernel)

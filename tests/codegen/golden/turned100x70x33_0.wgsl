@@ -9,141 +9,141 @@ var<workgroup> tile0_12: array<f32, 1152>;
 fn k_matmul_add_relu_100x70(@builtin(local_invocation_index) local: u32, @builtin(workgroup_id) group: vec3<u32>) {
   let tid = i32(local);
   let block = i32(group.x);
-  let bn1 = (block % 3);
-  let bz2 = (block / 3);
-  let bm3 = (bz2 % 4);
-  let bz4 = (bz2 / 4);
+  let bz1 = (block / 12);
+  let place2 = (block % 12);
+  let bm3 = (place2 / 3);
+  let bn4 = (place2 % 3);
   let m5 = bm3 * 32;
-  let n6 = bn1 * 32;
+  let n6 = bn4 * 32;
   var c7: f32 = 0.0f;
   var c8: f32 = 0.0f;
   var c9: f32 = 0.0f;
   var c10: f32 = 0.0f;
-  var a13: f32 = 0.0f;
-  var a14: f32 = 0.0f;
-  var a15: f32 = 0.0f;
+  let i13 = m5 / 4 + (tid % 8);
+  let g14 = (i13 < 25);
+  let k15 = (tid / 8);
   var a16: f32 = 0.0f;
-  var b17: f32 = 0.0f;
-  var b18: f32 = 0.0f;
-  var b19: f32 = 0.0f;
-  var b20: f32 = 0.0f;
+  var a17: f32 = 0.0f;
+  var a18: f32 = 0.0f;
+  var a19: f32 = 0.0f;
+  let i20 = n6 + (tid / 32);
+  let g21 = (i20 < 70);
+  let k22 = (tid % 32);
+  let i23 = n6 + ((tid + 256) / 32);
+  let g24 = (i23 < 70);
+  let k25 = ((tid + 256) % 32);
+  let i26 = n6 + ((tid + 512) / 32);
+  let g27 = (i26 < 70);
+  let k28 = ((tid + 512) % 32);
+  let i29 = n6 + ((tid + 768) / 32);
+  let g30 = (i29 < 70);
+  let k31 = ((tid + 768) % 32);
+  var b32: f32 = 0.0f;
+  var b33: f32 = 0.0f;
+  var b34: f32 = 0.0f;
+  var b35: f32 = 0.0f;
+  let v39 = (i13 * 4i);
+  let v49 = (i20 * 33i);
+  let v54 = (i23 * 33i);
+  let v59 = (i26 * 33i);
+  let v64 = (i29 * 33i);
   {
-    let i21 = m5 / 4 + (tid % 8);
-    let k22 = 0 + (tid / 8);
-    let g23 = ((i21 < 25) && (k22 < 33));
-    let v24 = (k22 * 100i);
-    let v25 = (i21 * 4i);
-    let v26 = (v24 + v25);
-    let v27 = (v26 + 0i);
-    var w28_0: f32 = 0.0f;
-    if (g23) { w28_0 = b0[v27 + 0]; }
-    var w28_1: f32 = 0.0f;
-    if (g23) { w28_1 = b0[v27 + 1]; }
-    var w28_2: f32 = 0.0f;
-    if (g23) { w28_2 = b0[v27 + 2]; }
-    var w28_3: f32 = 0.0f;
-    if (g23) { w28_3 = b0[v27 + 3]; }
-    let x29 = w28_0;
-    let x30 = w28_1;
-    let x31 = w28_2;
-    let x32 = w28_3;
-    a13 = select(0.0f, x29, g23);
-    a14 = select(0.0f, x30, g23);
-    a15 = select(0.0f, x31, g23);
-    a16 = select(0.0f, x32, g23);
-    let i33 = n6 + (tid / 32);
-    let k34 = 0 + (tid % 32);
-    let g35 = ((i33 < 70) && (k34 < 33));
-    let v36 = (i33 * 33i);
-    let v37 = (v36 + k34);
-    var x38: f32 = 0.0f; if (g35) { x38 = b1[v37]; }
-    b17 = select(0.0f, x38, g35);
-    let i39 = n6 + ((tid + 256) / 32);
-    let k40 = 0 + ((tid + 256) % 32);
-    let g41 = ((i39 < 70) && (k40 < 33));
-    let v42 = (i39 * 33i);
-    let v43 = (v42 + k40);
-    var x44: f32 = 0.0f; if (g41) { x44 = b1[v43]; }
-    b18 = select(0.0f, x44, g41);
-    let i45 = n6 + ((tid + 512) / 32);
-    let k46 = 0 + ((tid + 512) % 32);
-    let g47 = ((i45 < 70) && (k46 < 33));
-    let v48 = (i45 * 33i);
-    let v49 = (v48 + k46);
-    var x50: f32 = 0.0f; if (g47) { x50 = b1[v49]; }
-    b19 = select(0.0f, x50, g47);
-    let i51 = n6 + ((tid + 768) / 32);
-    let k52 = 0 + ((tid + 768) % 32);
-    let g53 = ((i51 < 70) && (k52 < 33));
-    let v54 = (i51 * 33i);
+    let k36 = 0 + k15;
+    let g37 = (k36 < 33);
+    let v38 = (k36 * 100i);
+    let v40 = (v38 + v39);
+    let v41 = (v40 + 0i);
+    var w42_0: f32 = 0.0f;
+    if ((g37 && g14)) { w42_0 = b0[v41 + 0]; }
+    var w42_1: f32 = 0.0f;
+    if ((g37 && g14)) { w42_1 = b0[v41 + 1]; }
+    var w42_2: f32 = 0.0f;
+    if ((g37 && g14)) { w42_2 = b0[v41 + 2]; }
+    var w42_3: f32 = 0.0f;
+    if ((g37 && g14)) { w42_3 = b0[v41 + 3]; }
+    let x43 = w42_0;
+    let x44 = w42_1;
+    let x45 = w42_2;
+    let x46 = w42_3;
+    a16 = x43;
+    a17 = x44;
+    a18 = x45;
+    a19 = x46;
+    let k47 = 0 + k22;
+    let g48 = (k47 < 33);
+    let v50 = (v49 + k47);
+    var x51: f32 = 0.0f; if ((g48 && g21)) { x51 = b1[v50]; }
+    b32 = x51;
+    let k52 = 0 + k25;
+    let g53 = (k52 < 33);
     let v55 = (v54 + k52);
-    var x56: f32 = 0.0f; if (g53) { x56 = b1[v55]; }
-    b20 = select(0.0f, x56, g53);
+    var x56: f32 = 0.0f; if ((g53 && g24)) { x56 = b1[v55]; }
+    b33 = x56;
+    let k57 = 0 + k28;
+    let g58 = (k57 < 33);
+    let v60 = (v59 + k57);
+    var x61: f32 = 0.0f; if ((g58 && g27)) { x61 = b1[v60]; }
+    b34 = x61;
+    let k62 = 0 + k31;
+    let g63 = (k62 < 33);
+    let v65 = (v64 + k62);
+    var x66: f32 = 0.0f; if ((g63 && g30)) { x66 = b1[v65]; }
+    b35 = x66;
   }
-  for (var k57: i32 = 0; k57 < 33; k57 += 32) {
+  for (var k67: i32 = 0; k67 < 33; k67 += 32) {
     workgroupBarrier();
-    tile0_11[(tid / 8) * 36 + (tid % 8) * 4 + 0] = a13;
-    tile0_11[(tid / 8) * 36 + (tid % 8) * 4 + 1] = a14;
-    tile0_11[(tid / 8) * 36 + (tid % 8) * 4 + 2] = a15;
-    tile0_11[(tid / 8) * 36 + (tid % 8) * 4 + 3] = a16;
-    tile0_12[((tid % 32) * 1 + 0) * 36 + (tid / 32)] = b17;
-    tile0_12[(((tid + 256) % 32) * 1 + 0) * 36 + ((tid + 256) / 32)] = b18;
-    tile0_12[(((tid + 512) % 32) * 1 + 0) * 36 + ((tid + 512) / 32)] = b19;
-    tile0_12[(((tid + 768) % 32) * 1 + 0) * 36 + ((tid + 768) / 32)] = b20;
+    tile0_11[(tid / 8) * 36 + (tid % 8) * 4 + 0] = a16;
+    tile0_11[(tid / 8) * 36 + (tid % 8) * 4 + 1] = a17;
+    tile0_11[(tid / 8) * 36 + (tid % 8) * 4 + 2] = a18;
+    tile0_11[(tid / 8) * 36 + (tid % 8) * 4 + 3] = a19;
+    tile0_12[((tid % 32) * 1 + 0) * 36 + (tid / 32)] = b32;
+    tile0_12[(((tid + 256) % 32) * 1 + 0) * 36 + ((tid + 256) / 32)] = b33;
+    tile0_12[(((tid + 512) % 32) * 1 + 0) * 36 + ((tid + 512) / 32)] = b34;
+    tile0_12[(((tid + 768) % 32) * 1 + 0) * 36 + ((tid + 768) / 32)] = b35;
     workgroupBarrier();
-    if (k57 + 32 < 33) {
-      let k58 = k57 + 32;
-      let i59 = m5 / 4 + (tid % 8);
-      let k60 = k58 + (tid / 8);
-      let g61 = ((i59 < 25) && (k60 < 33));
-      let v62 = (k60 * 100i);
-      let v63 = (i59 * 4i);
-      let v64 = (v62 + v63);
-      let v65 = (v64 + 0i);
-      var w66_0: f32 = 0.0f;
-      if (g61) { w66_0 = b0[v65 + 0]; }
-      var w66_1: f32 = 0.0f;
-      if (g61) { w66_1 = b0[v65 + 1]; }
-      var w66_2: f32 = 0.0f;
-      if (g61) { w66_2 = b0[v65 + 2]; }
-      var w66_3: f32 = 0.0f;
-      if (g61) { w66_3 = b0[v65 + 3]; }
-      let x67 = w66_0;
-      let x68 = w66_1;
-      let x69 = w66_2;
-      let x70 = w66_3;
-      a13 = select(0.0f, x67, g61);
-      a14 = select(0.0f, x68, g61);
-      a15 = select(0.0f, x69, g61);
-      a16 = select(0.0f, x70, g61);
-      let i71 = n6 + (tid / 32);
-      let k72 = k58 + (tid % 32);
-      let g73 = ((i71 < 70) && (k72 < 33));
-      let v74 = (i71 * 33i);
-      let v75 = (v74 + k72);
-      var x76: f32 = 0.0f; if (g73) { x76 = b1[v75]; }
-      b17 = select(0.0f, x76, g73);
-      let i77 = n6 + ((tid + 256) / 32);
-      let k78 = k58 + ((tid + 256) % 32);
-      let g79 = ((i77 < 70) && (k78 < 33));
-      let v80 = (i77 * 33i);
-      let v81 = (v80 + k78);
-      var x82: f32 = 0.0f; if (g79) { x82 = b1[v81]; }
-      b18 = select(0.0f, x82, g79);
-      let i83 = n6 + ((tid + 512) / 32);
-      let k84 = k58 + ((tid + 512) % 32);
-      let g85 = ((i83 < 70) && (k84 < 33));
-      let v86 = (i83 * 33i);
-      let v87 = (v86 + k84);
-      var x88: f32 = 0.0f; if (g85) { x88 = b1[v87]; }
-      b19 = select(0.0f, x88, g85);
-      let i89 = n6 + ((tid + 768) / 32);
-      let k90 = k58 + ((tid + 768) % 32);
-      let g91 = ((i89 < 70) && (k90 < 33));
-      let v92 = (i89 * 33i);
-      let v93 = (v92 + k90);
-      var x94: f32 = 0.0f; if (g91) { x94 = b1[v93]; }
-      b20 = select(0.0f, x94, g91);
+    if (k67 + 32 < 33) {
+      let k68 = k67 + 32;
+      let k69 = k68 + k15;
+      let g70 = (k69 < 33);
+      let v71 = (k69 * 100i);
+      let v72 = (v71 + v39);
+      let v73 = (v72 + 0i);
+      var w74_0: f32 = 0.0f;
+      if ((g70 && g14)) { w74_0 = b0[v73 + 0]; }
+      var w74_1: f32 = 0.0f;
+      if ((g70 && g14)) { w74_1 = b0[v73 + 1]; }
+      var w74_2: f32 = 0.0f;
+      if ((g70 && g14)) { w74_2 = b0[v73 + 2]; }
+      var w74_3: f32 = 0.0f;
+      if ((g70 && g14)) { w74_3 = b0[v73 + 3]; }
+      let x75 = w74_0;
+      let x76 = w74_1;
+      let x77 = w74_2;
+      let x78 = w74_3;
+      a16 = x75;
+      a17 = x76;
+      a18 = x77;
+      a19 = x78;
+      let k79 = k68 + k22;
+      let g80 = (k79 < 33);
+      let v81 = (v49 + k79);
+      var x82: f32 = 0.0f; if ((g80 && g21)) { x82 = b1[v81]; }
+      b32 = x82;
+      let k83 = k68 + k25;
+      let g84 = (k83 < 33);
+      let v85 = (v54 + k83);
+      var x86: f32 = 0.0f; if ((g84 && g24)) { x86 = b1[v85]; }
+      b33 = x86;
+      let k87 = k68 + k28;
+      let g88 = (k87 < 33);
+      let v89 = (v59 + k87);
+      var x90: f32 = 0.0f; if ((g88 && g27)) { x90 = b1[v89]; }
+      b34 = x90;
+      let k91 = k68 + k31;
+      let g92 = (k91 < 33);
+      let v93 = (v64 + k91);
+      var x94: f32 = 0.0f; if ((g92 && g30)) { x94 = b1[v93]; }
+      b35 = x94;
     }
     for (var kk95: i32 = 0; kk95 < 32; kk95 += 1) {
       let w96_0 = tile0_11[kk95 * 36 + (tid / 16) * 2 + 0 + 0];

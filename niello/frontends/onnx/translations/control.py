@@ -17,7 +17,7 @@ import niello as nl
 from niello.frontends.onnx.call import Call
 from niello.frontends.onnx.evaluate import NeedsValue
 from niello.frontends.onnx.registry import translates
-from niello.frontends.onnx.values import EMPTY, EmptyOptional, Value, dtype_of
+from niello.frontends.onnx.values import EMPTY, Value, dtype_of, show
 
 # Loops of more steps become loops of the graph.
 UNROLLED = 8
@@ -204,10 +204,10 @@ def scan_8(at: Call) -> tuple[Value, ...]:
 
 
 def _row(at: Call, value: Value | None, i: int, axis: int = 0) -> Value:
-    if value is None or isinstance(value, (list, EmptyOptional)):
-        raise at.refuse("an input must be a tensor", value)
     if isinstance(value, np.ndarray):
         return np.take(value, i, axis)
+    if not isinstance(value, nl.Tensor):
+        raise at.refuse("an input must be a tensor", show(value))
     return nl.squeeze(nl.slice(value, [i], [i + 1], axes=(axis,)), axis)
 
 

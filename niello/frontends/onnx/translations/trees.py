@@ -30,7 +30,7 @@ class Trees:
     @property
     def depth(self) -> int:
         """The number of decisions on the longest way."""
-        level = np.unique(self.roots)
+        level = np.unique(self.roots[self.roots >= 0])
         steps = 0
         while len(level):
             steps += 1
@@ -194,10 +194,10 @@ def _forest(at: Call, prefix: str, targets: int) -> Forest:
 
 
 def _weights(at: Call, prefix: str) -> Any:
-    tensor = f"{prefix}_weights_as_tensor"
-    return (
-        at.array_attribute(tensor) if at.has_attribute(tensor) else at.floats(f"{prefix}_weights")
-    )
+    name = f"{prefix}_weights"
+    if at.has_attribute(f"{name}_as_tensor"):
+        return at.array_attribute(f"{name}_as_tensor")
+    return at.floats(name)
 
 
 def _base(at: Call) -> Any:
