@@ -68,7 +68,7 @@ def signature(name: str, function: Callable[..., Any]) -> str:
     for p in inspect.signature(function).parameters.values():
         if p.name == "name":
             continue
-        default = "" if p.default is p.empty else f" = {p.default!r}"
+        default = "" if p.default is p.empty else f" = {p.default!r}".replace("niello.", "")
         parts.append(f"{p.name}: _Any{default}")
     return f"def {name}({', '.join(parts)}, *, name: str | None = None) -> Tensor: ..."
 

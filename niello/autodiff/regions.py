@@ -3,10 +3,12 @@
 A branch: the gradient chooses by the same predicate, and computes its branch again before walking
 back through it.
 
-A loop: the forward loop also stacks the carried values that each iteration began with; the backward
-loop walks along the stacks in the other direction, computes each iteration again, and carries the
-gradients of the carried and captured values. The loop that stacks is a second operation on the same
-body, which passes/unite.py makes one with the first. All are loops again, to any order.
+A loop: the forward loop also stacks the carried values that each iteration began with, and its
+products; the backward loop walks along the stacks in the other direction, computes the rest of each
+iteration again, and carries the gradients of the carried and captured values. Where these are
+products (autodiff/products.py), it stacks their operands instead. The loop that stacks is a second
+operation on the same body, which passes/unite.py makes one with the first. All are loops again, to
+any order.
 """
 
 from __future__ import annotations
@@ -14,6 +16,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+from niello.autodiff.products import (
+    Product,
+    chosen,
+    copied,
+    product_of,
+    reachable,
+    size,
+    worth_keeping,
+)
 from niello.core.errors import NotDifferentiable
 from niello.graph.control_flow import If, Loop
 from niello.graph.graph import GraphDefinition
@@ -121,16 +132,28 @@ def _branch(
 # --- loops
 @dataclass
 class _Backward:
-    """The body of the backward loop: its parameters by what they are, and its results."""
+    """One iteration computed again and walked back through: what it takes and what it gives.
+
+    Positions are those of the forward loop's carried, scanned and captured values.
+    """
 
     graph: RegionGraph
     index: Tensor
     slices: list[Tensor]  # of what the forward loop walked along
     saved: list[Tensor]  # carried values at the start of the iteration
     rows: list[Tensor]  # gradients of what the iteration stacked
-    carried: list[Tensor]  # gradients of carried values, then sums for captured ones
     captured: list[Tensor]
-    results: list[Tensor]  # those of `carried` after it, then rows of gradients for `slices`
+    copies: dict[Tensor, Tensor]  # what may be kept, in the forward body and here
+    carried: list[Tensor]  # gradients of carried values, then sums for captured ones
+    after: list[Tensor]  # those of `carried` after the iteration
+    stacked: list[Tensor]  # gradients for slices, then operands of products
+    sums: list[int]  # captured values whose gradients are carried
+    products: dict[int, Product]  # captured values whose gradients are made after the loop
+
+    @property
+    def results(self) -> list[Tensor]:
+        """What the region gives."""
+        return [*self.after, *self.stacked]
 
 
 class _LoopGradient:
@@ -195,22 +218,31 @@ class _LoopGradient:
             )
         unique = self.graph.unique_name("loop")
         starts = [self._start(i) for i in self.carried]
-        sums = [zeros_like(self.parts.captured[i]) for i in self.captured]
-        body = self._body(unique, [*starts, *sums])
-        slices = _used(body.results, body.slices)
-        saved = _used(body.results, body.saved)
-        captured = _used(body.results, body.captured)
-        stacks, iterations = self._forward(saved)
+        body = self._body(unique, starts)
+        starts += [zeros_like(self.parts.captured[i]) for i in body.sums]
+        met = chosen(body.results, worth_keeping(op.body, self._held()), body.copies)
+        kept = [t for t, copy in body.copies.items() if copy in met]
+        computed, _ = reachable(body.results, met)
+        slices, saved, captured = (
+            [i for i, t in enumerate(listed) if t.operation in computed]
+            for listed in (body.slices, body.saved, body.captured)
+        )
+        operands = {t for p in body.products.values() for t in (p.left, p.right)}
+        stacking = [i for i, t in enumerate(body.saved) if i in saved or t in operands]
+        stacks, iterations = self._forward(stacking, kept)
         count = iterations if iterations is not None else self.parts.count
-        if op.length is None and count is None and not (slices or saved or body.rows):
+        if op.length is None and not (slices or saved or kept or body.rows):
             slices = [0]  # something must say how many iterations there are
+        by_saved = dict(zip(stacking, stacks, strict=False))
         walked = [self.parts.scanned[i] for i in slices]
-        walked += [*stacks, *(g for _, g in self.stacked)]
+        walked += [by_saved[i] for i in saved]
+        walked += [*stacks[len(stacking) :], *(g for _, g in self.stacked)]
         parameters = [body.index, *(body.slices[i] for i in slices)]
-        parameters += [*(body.saved[i] for i in saved), *body.rows, *body.carried]
+        parameters += [body.saved[i] for i in saved]
+        parameters += [*(body.copies[t] for t in kept), *body.rows, *body.carried]
         parameters += [body.captured[i] for i in captured]
         backward = Loop(
-            body.graph.finish(parameters, body.results),
+            self._finished(unique, body, parameters),
             None,
             carried=len(body.carried),
             scanned=len(walked),
@@ -219,15 +251,20 @@ class _LoopGradient:
             reverse=not op.reverse,
         )
         ahead = [] if count is None else [count]
-        kept = [self.parts.captured[i] for i in captured]
-        inputs = (*ahead, *walked, *starts, *sums, *kept)
-        return self._by_input(self.graph.add_named(backward, inputs, unique, ()).outputs)
+        inputs = (*ahead, *walked, *starts, *(self.parts.captured[i] for i in captured))
+        outputs = self.graph.add_named(backward, inputs, unique, ()).outputs
+        return self._by_input(body, by_saved, outputs)
 
     def _start(self, i: int) -> Tensor:
         given = self.final[i]
         return zeros_like(self.operation.outputs[i]) if given is None else given
 
-    def _body(self, unique: str, carried: Sequence[Tensor]) -> _Backward:
+    def _held(self) -> list[Tensor]:
+        """What an iteration keeps, or is given, in any case."""
+        inside = self.op.body_parts()
+        return [*inside.carried, *inside.scanned]
+
+    def _body(self, unique: str, starts: Sequence[Tensor]) -> _Backward:
         """Compute an iteration again, and walk back through it."""
         op, parts = self.op, self.op.body_parts()
         inner = RegionGraph(self.graph, f"{unique}/body")
@@ -238,43 +275,83 @@ class _LoopGradient:
             inner.parameter(op.body.results[op.carried + i].type, "gradient")
             for i, _ in self.stacked
         ]
-        before = [inner.parameter(t.type, "gradient") for t in carried]
+        before = [inner.parameter(t.type, "gradient") for t in starts]
         captured = [inner.parameter(t.type, _last(t)) for t in parts.captured]
+        products = worth_keeping(op.body, self._held())
+        listed = list(dict.fromkeys((*products, *products.values())))
+        whole = Region(op.body.graph, op.body.parameters, (*op.body.results, *listed))
         with building(inner):
-            results = inline(inner, op.body, [index, *slices, *saved, *captured], effects=False)
-            seeds = [(results[i], g) for i, g in zip(self.carried, before, strict=False)]
+            results = inline(inner, whole, [index, *slices, *saved, *captured], effects=False)
+            copies = dict(zip(listed, results[len(op.body.results) :], strict=True))
+            seeds = [(results[i], g) for i, g in zip(self.carried, before, strict=True)]
             seeds += [
                 (results[op.carried + i], g) for (i, _), g in zip(self.stacked, rows, strict=True)
             ]
             wanted = [saved[i] for i in self.carried]
-            wanted += [captured[i] for i in self.captured]
             wanted += [slices[i] for i in self.scanned]
-            found = self.reverse(seeds, wanted)
-            made = self._next(found, wanted, before)
-        return _Backward(inner, index, slices, saved, rows, before, captured, made)
+            found = list(self.reverse(seeds, [*wanted, *(captured[i] for i in self.captured)]))
+            made = [zeros_like(t) if g is None else g for g, t in zip(found, wanted, strict=False)]
+            n = len(self.carried)
+            body = _Backward(
+                inner,
+                index,
+                slices,
+                saved,
+                rows,
+                captured,
+                copies,
+                before,
+                made[:n],
+                made[n:],
+                [],
+                {},
+            )
+            for i, g in zip(self.captured, found[len(wanted) :], strict=True):
+                if g is not None:
+                    self._total(body, i, g)
+        return body
 
-    def _next(
-        self, found: Gradients, wanted: Sequence[Tensor], before: Sequence[Tensor]
-    ) -> list[Tensor]:
-        """Gradients of carried values and of slices as they are, added up for captured values."""
-        first = len(self.carried)
-        made: list[Tensor] = []
-        for i, (g, t) in enumerate(zip(found, wanted, strict=True)):
-            if first <= i < len(before):
-                made.append(before[i] if g is None else before[i] + g)
-            else:
-                made.append(zeros_like(t) if g is None else g)
-        return made
+    def _total(self, body: _Backward, i: int, gradient: Tensor) -> None:
+        """Add up the gradients of a captured value: after the loop where they are products whose
+        operands take less room than the sum, in the loop otherwise."""
+        product = product_of(gradient)
+        if product is not None:
+            given = {*body.saved, *body.stacked, *self._whole(body)}
+            more = [t for t in (product.left, product.right) if t not in given]
+            if sum(map(size, more)) <= size(gradient):
+                body.stacked += dict.fromkeys(more)
+                body.products[i] = product
+                return
+        before = body.graph.parameter(body.captured[i].type, "gradient")
+        body.carried.append(before)
+        body.after.append(before + gradient)
+        body.sums.append(i)
 
-    def _forward(self, saved: Sequence[int]) -> tuple[list[Tensor], Tensor | None]:
-        """Stacks of carried values as they were when each iteration began, and the number of
-        iterations where a condition decides it."""
+    def _whole(self, body: _Backward) -> dict[Tensor, Tensor]:
+        """What is walked along, by its slice, where the loop always walks along all of it."""
+        if self.op.counted or self.op.condition is not None:
+            return {}
+        found = dict(zip(body.slices, self.parts.scanned, strict=True))
+        found |= {t: g for t, (_, g) in zip(body.rows, self.stacked, strict=True)}
+        return found
+
+    def _finished(self, unique: str, body: _Backward, parameters: Sequence[Tensor]) -> Region:
+        """The body in which parameters hold what is kept."""
+        inner = RegionGraph(self.graph, f"{unique}/body")
+        known = {t: inner.parameter(t.type, _last(t)) for t in parameters}
+        return inner.finish(list(known.values()), copied(inner, body.graph, body.results, known))
+
+    def _forward(
+        self, saved: Sequence[int], kept: Sequence[Tensor]
+    ) -> tuple[list[Tensor], Tensor | None]:
+        """Stacks of carried values as they were when each iteration began and of `kept` tensors of
+        the body, and the number of iterations where a condition decides it."""
         op, operation = self.op, self.operation
-        if not saved:
+        if not (saved or kept):
             last = operation.outputs[-1] if op.condition is not None else None
             return [], last
         held = op.body_parts().carried
-        results = (*op.body.results, *(held[i] for i in saved))
+        results = (*op.body.results, *(held[i] for i in saved), *kept)
         body = Region(op.body.graph, op.body.parameters, results)
         condition = op.condition
         if condition is not None:
@@ -287,14 +364,20 @@ class _LoopGradient:
         )
         first = len(op.body.results)
         last = again.outputs[-1] if op.condition is not None else None
-        return list(again.outputs[first : first + len(saved)]), last
+        return list(again.outputs[first : first + len(saved) + len(kept)]), last
 
-    def _by_input(self, outputs: Sequence[Tensor]) -> Gradients:
+    def _by_input(
+        self, body: _Backward, by_saved: dict[int, Tensor], outputs: Sequence[Tensor]
+    ) -> Gradients:
         first = len(self.carried)
-        second = first + len(self.captured)
+        second = len(body.carried)
         carried = dict(zip(self.carried, outputs[:first], strict=True))
-        captured = dict(zip(self.captured, outputs[first:second], strict=True))
-        scanned = dict(zip(self.scanned, outputs[second:], strict=True))
+        captured = dict(zip(body.sums, outputs[first:second], strict=True))
+        scanned = dict(zip(self.scanned, outputs[second:], strict=False))
+        stacks = dict(zip(body.stacked, outputs[second:], strict=True))
+        stacks |= {body.saved[i]: t for i, t in by_saved.items()} | self._whole(body)
+        for i, product in body.products.items():
+            captured[i] = product.of(stacks[product.left], stacks[product.right])
         counted = [None] if self.op.counted else []
         return [
             *counted,

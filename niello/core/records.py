@@ -39,8 +39,9 @@ def _init(self: Any, *values: Any, **named: Any) -> None:
         value = given.get(field.name, _MISSING)
         if value is _MISSING:
             value = field.default
-            if field.default_factory is not _MISSING:
-                value = field.default_factory()
+            factory: Any = field.default_factory
+            if factory is not _MISSING:
+                value = factory()
             if value is _MISSING:
                 raise TypeError(f"{type(self).__name__} needs a value for {field.name!r}")
         object.__setattr__(self, field.name, value)

@@ -64,7 +64,8 @@ def plain(
 
 def _before_halves(autocast: Pass | None) -> tuple[Pass, ...]:
     """Absorbing needs float32 products; where operations are chosen by name, names must stay."""
-    if autocast is None or getattr(autocast, "operations", ()):
+    chosen: object = getattr(autocast, "operations", None)
+    if autocast is None or chosen:
         return ()
     return (Fold(), Absorb())
 

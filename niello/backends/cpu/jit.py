@@ -35,12 +35,13 @@ _X86_LEVELS = {
 }
 _ARM_LEVELS = {"baseline": ("generic", 128)}
 # Features that the code generator uses only when it is told to by name, which Niello never does.
-_NEVER_CHOSEN = frozenset(
-    "64bit cldemote clflushopt clwb clzero cmpccxadd crc32 enqcmd fsgsbase fxsr hreset invlpgb "
-    "invpcid kl lwp movdir64b movdiri mwaitx pconfig pku prefetchi ptwrite raoint rdpid rdpru "
-    "rdrnd rdseed rtm serialize sgx sha sha512 shstk sm3 sm4 tsxldtrk uintr usermsr waitpkg "
-    "wbnoinvd widekl xsave xsavec xsaveopt xsaves".split()
-)
+_NEVER_CHOSEN = {
+    "64bit", "cldemote", "clflushopt", "clwb", "clzero", "cmpccxadd", "crc32", "enqcmd",
+    "fsgsbase", "fxsr", "hreset", "invlpgb", "invpcid", "kl", "lwp", "movdir64b", "movdiri",
+    "mwaitx", "pconfig", "pku", "prefetchi", "ptwrite", "raoint", "rdpid", "rdpru", "rdrnd",
+    "rdseed", "rtm", "serialize", "sgx", "sha", "sha512", "shstk", "sm3", "sm4", "tsxldtrk",
+    "uintr", "usermsr", "waitpkg", "wbnoinvd", "widekl", "xsave", "xsavec", "xsaveopt", "xsaves",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,7 @@ from niello.kernel.ir import (
 )
 
 Reducer = Callable[["Emitter", Expr, Scope], Val]
+_TYPES = frozenset(("i32", "u32", "f32", "f16"))  # of WGSL, which no name may hide
 
 
 class Emitter:
@@ -53,7 +54,8 @@ class Emitter:
     def name(self, stem: str = "v") -> str:
         """A name that is not in use."""
         self.count += 1
-        return f"{stem}{self.count}"
+        found = f"{stem}{self.count}"
+        return self.name(stem) if found in _TYPES else found
 
     def constant(self, scope: Scope, reg: Reg, text: str, stem: str = "v") -> Val:
         """A name for a value that stays."""

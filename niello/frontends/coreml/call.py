@@ -66,6 +66,7 @@ class Layer(Call):
         self.p = getattr(message, self.kind)
         self.inputs = list(inputs)
         self.network = network
+        self.scope: dict[str, Value] = {}
 
     def value(self, i: int = 0) -> Value:
         """Input i, which must be there."""

@@ -117,6 +117,7 @@ class _Exporter:
         self.unwritable: dict[str, list[str]] = {}
         self.problems: dict[str, str] = {}
         self._wanted = inputs
+        writer.region = self.region
 
     def write(self, operations: Iterable[nl.Operation]) -> None:
         """Write operations, those that they depend on first."""
@@ -215,6 +216,25 @@ class _Exporter:
         for t, made in zip(o.outputs, results, strict=True):
             if made in self.names:
                 self.names[t] = self.names[made]
+
+    def region(self, region: Any, names: Sequence[str]) -> tuple[list[Any], list[str]]:
+        """The nodes of a branch or loop body, for the names of its parameters, and its results."""
+        kept, self.writer.nodes = self.writer.nodes, []
+        label = self.writer.prefix
+        try:
+            for t, name in zip(region.parameters, names, strict=True):
+                self.names[t] = name
+            for t in (t for o in _behind(region.results) for t in o.outputs):
+                if t not in region.parameters:  # written anew where a body is written twice
+                    self.names.pop(t, None)
+            for o in _behind(region.results):
+                if any(t not in self.names for t in o.outputs):
+                    self.operation(o, f"{label}/{o.name}")
+            if any(t not in self.names for t in region.results):
+                raise Unwritable("its body cannot be written")
+            return self.writer.nodes, [self.names[t] for t in region.results]
+        finally:
+            self.writer.nodes = kept
 
     def input(self, t: nl.Tensor) -> str:
         """Declare an input of the model; its name."""

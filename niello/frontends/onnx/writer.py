@@ -64,6 +64,8 @@ class Writer:
         self.nodes: list[Any] = []
         self.weights: list[Any] = []
         self.prefix = ""  # the operation that is being written
+        # Writes a region, given the names of its parameters: its nodes, and names of its results.
+        self.region: Callable[[Any, Sequence[str]], tuple[list[Any], list[str]]]
         self._names: set[str] = set()
 
     def unique(self, wanted: str) -> str:

@@ -13,7 +13,9 @@ def batch_norm(at: Layer) -> nl.Tensor:
     """Batch norm by stored mean and variance, or with the image's own (instance norm)."""
     p, channels = at.p, int(at.p.channels)
     x = at.images()
-    gamma = at.weights(p.gamma, channels) if is_given(p.gamma) else at.constant([1.0] * channels, "f4")
+    gamma = (
+        at.weights(p.gamma, channels) if is_given(p.gamma) else at.constant([1.0] * channels, "f4")
+    )
     beta = at.weights(p.beta, channels) if is_given(p.beta) else at.constant([0.0] * channels, "f4")
     if p.computeMeanVar and p.instanceNormalization:
         return at.like(nl.instance_norm(x, gamma, beta, epsilon=p.epsilon))

@@ -1,3 +1,3 @@
 """How operations of Niello are written as ONNX nodes. Importing the package registers all."""
 
-from niello.frontends.onnx.writers import elementwise, structure, windows  # noqa: F401
+from niello.frontends.onnx.writers import elementwise, regions, structure, windows  # noqa: F401

@@ -146,19 +146,16 @@ def scatter(w: Writer, o: nl.Operation, x: str, index: str, updates: str) -> str
 
 @writes("one_hot")
 def one_hot(w: Writer, o: nl.Operation, index: str) -> str:
-    """One-hot; ONNX counts negative indices from the end, so they are moved beyond it."""
-    s, kind = o.op.attributes, o.inputs[0].dtype
-    if kind is not nl.int64:
-        index = w.cast(index, nl.int64)
-    if not o.inputs[0].shape:
-        index = w.reshape(index, (1,))
-    negative = w.node("Less", index, w.weight(np.array(0, np.int64)))
-    beyond = w.node("Where", negative, w.weight(np.array(s["depth"], np.int64)), index)
-    values = w.weight(np.array([s["off"], s["on"]]).astype(s["dtype"].numpy))
-    depth = w.weight(np.array(s["depth"], np.int64))
-    if not o.inputs[0].shape:
-        return w.reshape(w.node("OneHot", beyond, depth, values), (s["depth"],))
-    return w.node("OneHot", beyond, depth, values, axis=s["axis"])
+    """`on` where the index equals a place along the new axis."""
+    s, rank = o.op.attributes, len(static(o.outputs[0]))
+    axis = s["axis"] % rank
+    index = w.cast(index, nl.int64)
+    places = np.arange(s["depth"], dtype=np.int64).reshape(-1, *(1,) * (rank - 1 - axis))
+    hot = w.node("Equal", w.node("Unsqueeze", index, w.integers(axis)), w.weight(places))
+    if s["dtype"] is nl.bool_ and bool(s["on"]) != bool(s["off"]):
+        return hot if s["on"] else w.node("Not", hot)
+    on, off = (w.weight(np.asarray(s[k]).astype(s["dtype"].numpy)) for k in ("on", "off"))
+    return w.node("Where", hot, on, off)
 
 
 # --- normalisations
