@@ -195,6 +195,8 @@ from niello.ops.optimiser import momentum as momentum
 from niello.ops.mtgp32 import mtgp32_state as mtgp32_state
 from niello.ops.strided import narrow as narrow
 from niello.ops.neuron import neuron as neuron
+from niello.ops.suppression import non_max_suppression as non_max_suppression
+from niello.ops.suppression import non_maximum_suppression as non_maximum_suppression
 from niello.ops.compact import non_zero as non_zero
 from niello.ops.linear_algebra import norm as norm
 from niello.ops.normalisation import normalise as normalise
@@ -255,10 +257,15 @@ from niello.ops.linear_algebra import solve_triangular as solve_triangular
 from niello.ops.sort import sort as sort
 from niello.ops.blocks import space_to_batch as space_to_batch
 from niello.ops.blocks import space_to_depth as space_to_depth
+from niello.ops.sparse_tensor import sparse_from_dense as sparse_from_dense
+from niello.ops.sparse_tensor import sparse_matmul as sparse_matmul
+from niello.ops.sparse_tensor import sparse_tensor as sparse_tensor
+from niello.ops.sparse_tensor import sparse_to_dense as sparse_to_dense
 from niello.ops.concat import split as split
 from niello.ops.reshape import squeeze as squeeze
 from niello.ops.concat import stack as stack
 from niello.ops.statistics import standard_deviation as standard_deviation
+from niello.ops.stencil import stencil as stencil
 from niello.ops.strided import strided_slice as strided_slice
 from niello.ops.strided import strided_slice_update as strided_slice_update
 from niello.ops.reduce import sum as sum
@@ -595,6 +602,8 @@ __all__ = [
     'narrow',
     'negative',
     'neuron',
+    'non_max_suppression',
+    'non_maximum_suppression',
     'non_zero',
     'norm',
     'normal_quantile',
@@ -683,12 +692,17 @@ __all__ = [
     'sort',
     'space_to_batch',
     'space_to_depth',
+    'sparse_from_dense',
+    'sparse_matmul',
+    'sparse_tensor',
+    'sparse_to_dense',
     'split',
     'sqrt',
     'square',
     'squeeze',
     'stack',
     'standard_deviation',
+    'stencil',
     'stop_gradient',
     'strided_slice',
     'strided_slice_update',

@@ -58,10 +58,10 @@ that the model leaves open; `model.graph` keeps the other ones open, as far as i
   another value makes another graph. The latest {cache} graphs are kept.
 - Operators whose results have a shape that depends on values (NonZero, Unique, Compress,
   NonMaxSuppression), those on strings, and ImageDecoder run on the host, on NumPy arrays. `run`
-  splits the model there into stages: what comes before is one graph, what comes after another, which
-  is translated for each new shape of the result. So it is where a shape depends on values that take
-  more than a few operations to compute. `model.graph` and `compile` make one graph: they ask for the
-  inputs that such values depend on, and compute the rest while importing.
+  splits the model there into stages: what comes before is one graph, what comes after another one,
+  which is translated for each new shape of the result. So it is where a shape depends on values
+  that take more than a few operations to compute. `model.graph` and `compile` make one graph: they
+  ask for the inputs that such values depend on, and compute the rest while importing.
 - If with a known condition takes one branch; otherwise both become a branch of the graph. Loop and
   Scan of at most {unrolled} steps are unrolled; longer ones become loops of the graph, as do
   LSTM, GRU and RNN over more steps.

@@ -34,31 +34,32 @@ class Product:
     transposed: bool
     accumulate: DType | None
 
-    def of(self, left: Tensor, right: Tensor) -> Tensor:
-        """The sum over all iterations, of stacks."""
+    def of(self, left: Tensor, right: Tensor, around: bool = False) -> Tensor:
+        """The sum over all iterations, of stacks; made as the transpose of its transpose with
+        `around`, for what is transposed again."""
         swap, reshape = functions()["swap_axes"], functions()["reshape"]
         pair = [
             reshape(stack, (-1, t.shape[1]))  # type: ignore[index]
             for stack, t in ((left, self.left), (right, self.right))
         ]
-        if self.transposed:
+        if self.transposed != around:
             pair.reverse()
         made = functions()["matmul"](swap(pair[0], 0, 1), pair[1], accumulate=self.accumulate)
-        return made  # type: ignore[no-any-return]
+        return swap(made, 0, 1) if around else made  # type: ignore[no-any-return]
 
 
 def product_of(gradient: Tensor, transposed: bool = False) -> Product | None:
     """The product of two matrices of known width that a gradient is, if it is one."""
-    turned = _turned(gradient)
-    if turned is not None:
-        return product_of(turned, not transposed)
+    back = turned(gradient)
+    if back is not None:
+        return product_of(back, not transposed)
     op = gradient.operation.op
     if not isinstance(op, Matmul):
         return None
     first, right = gradient.operation.inputs
     if first.rank != 2 or right.rank != 2:
         return None
-    left = _turned(first)
+    left = turned(first)
     if left is None:
         left = functions()["swap_axes"](first, 0, 1)
     if not all(t.shape and t.shape[1] for t in (left, right)):
@@ -66,7 +67,7 @@ def product_of(gradient: Tensor, transposed: bool = False) -> Product | None:
     return Product(left, right, transposed, op.accumulate)
 
 
-def _turned(t: Tensor) -> Tensor | None:
+def turned(t: Tensor) -> Tensor | None:
     """What a matrix is the transpose of."""
     op = t.operation.op
     is_turn = isinstance(op, Transpose) and t.rank == 2 and op.axes in (None, (1, 0))

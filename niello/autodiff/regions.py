@@ -23,6 +23,7 @@ from niello.autodiff.products import (
     product_of,
     reachable,
     size,
+    turned,
     worth_keeping,
 )
 from niello.core.errors import NotDifferentiable
@@ -377,7 +378,8 @@ class _LoopGradient:
         stacks = dict(zip(body.stacked, outputs[second:], strict=True))
         stacks |= {body.saved[i]: t for i, t in by_saved.items()} | self._whole(body)
         for i, product in body.products.items():
-            captured[i] = product.of(stacks[product.left], stacks[product.right])
+            around = turned(self.parts.captured[i]) is not None
+            captured[i] = product.of(stacks[product.left], stacks[product.right], around)
         counted = [None] if self.op.counted else []
         return [
             *counted,

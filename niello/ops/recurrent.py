@@ -120,8 +120,19 @@ class _Layer:
             weight = self.weight
             if self.directions == 2:
                 weight = weight[direction * width : (direction + 1) * width]
-            found = self.source.matmul(weight.transpose((1, 0)))
+            found = self._product(weight.transpose((1, 0)))
         return found if bias is None else found + bias
+
+    def _product(self, weight: Tensor) -> Tensor:
+        """The source times a weight [features, gates * hidden]: as one matrix where its shape is
+        known but for one size, so that the weight's gradient is one product as well."""
+        time, batch, features = self.source.shape or (None, None, None)
+        width = weight.shape[1] if weight.shape else None
+        sizes = (time, batch, features, width)
+        if 0 in sizes or None in (features, width) or (time is None and batch is None):
+            return self.source.matmul(weight)
+        ahead = (-1, batch) if time is None else (time, -1 if batch is None else batch)
+        return self.source.reshape((-1, features)).matmul(weight).reshape((*ahead, width))
 
     def transposed(self, direction: int) -> Tensor:
         """The recurrent weight [hidden, gates * hidden]."""

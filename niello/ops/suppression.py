@@ -69,7 +69,7 @@ class SuppressSorted(Op):
         check_dtype(self.name, corners.dtype, self.dtypes)
         for t in (classes, count):
             check_dtype(self.name, t.dtype, (int32,))
-        if corners.shape is not None and (len(corners.shape) != 3 or corners.shape[1] != 4):
+        if corners.shape is not None and (len(corners.shape) != 3 or corners.shape[1] not in (4, None)):
             raise ShapeError(
                 self.name, "corners are [rows, 4, boxes]", received=show(corners.shape)
             )

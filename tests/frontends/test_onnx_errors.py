@@ -166,11 +166,15 @@ def test_a_shape_without_a_value() -> None:
 
 def test_a_value_that_decides_a_shape() -> None:
     nodes = [node("Reshape", ["x", "shape"], ["y"])]
-    loaded = load(model(nodes, [tensor("x", [6]), tensor("shape", [2], TensorProto.INT64)], ["y"]))
+    proto = model(nodes, [tensor("x", [6]), tensor("shape", [2], TensorProto.INT64)], ["y"])
+    loaded = load(proto)
     with pytest.raises(FrontendError, match="value of input 'shape'"):
         _ = loaded.graph
     given = loaded.specialise({"shape": np.array([2, 3])})
     assert given.outputs["y"].shape == (2, 3)
+    fixed = load(proto, inputs={"shape": np.array([3, 2])})
+    assert fixed.imported.outputs["y"].shape == (3, 2)
+    assert fixed.run({"x": np.zeros(6, np.float32)})["y"].shape == (3, 2)
     for wanted in ([3, 2], [-1, 1]):
         found = loaded.run({"x": np.arange(6, dtype=np.float32), "shape": np.array(wanted)})["y"]
         assert found.shape == np.arange(6).reshape(wanted).shape

@@ -27,6 +27,7 @@ class Builder:
     def __init__(self, graph: nl.Graph) -> None:
         self.graph = graph
         self.updates: list[nl.Operation] = []  # assignments of states that belong to each run
+        self.function: str | None = None  # which one of a program
         self._constants: dict[int, tuple[np.ndarray, nl.Tensor]] = {}
         self._known: dict[nl.Tensor, np.ndarray] = {}
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 import niello as nl
 from niello.frontends.onnx.reader import Source
 from niello.frontends.onnx.signature import Input, inputs_of
@@ -134,6 +136,9 @@ class Model:
                 )
             feeds = dict(zip(self._inputs, feeds, strict=False))
         values = {name: self._input(name).fed(value) for name, value in feeds.items()}
+        for name, i in self._inputs.items():
+            if name not in values and isinstance(i.override, np.ndarray):
+                values[name] = i.override  # given at loading
         missing = [n for n, i in self._inputs.items() if n not in values and not i.has_default]
         if missing:
             listed = ", ".join(map(repr, missing))

@@ -67,7 +67,8 @@ def loop(w: Writer, o: nl.Operation, *names: str) -> tuple[str, ...]:
     if op.reverse and (trips is None or op.counted or op.condition is not None):
         raise Unwritable("a loop that runs backward needs a known number of steps")
 
-    inner, body = w.nodes, []
+    inner = w.nodes
+    body: list[Any] = []
     w.nodes = body
     step, going = w.unique(f"{prefix}.step"), w.unique(f"{prefix}.going")
     place = step
