@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 
@@ -20,11 +21,14 @@ TOPICS = (
     "overhead",
     "command_buffers",
     "attention",
+    "recurrent",
     "indexing",
     "order",
+    "fourier",
+    "inference",
 )
 TOLERATED_CORES = 0.1
-NEED_PEAK = {"limits", "contraction", "convolutions", "training", "attention"}
+NEED_PEAK = {"limits", "contraction", "convolutions", "training", "attention", "recurrent"}
 
 
 def _arguments() -> argparse.Namespace:
@@ -32,6 +36,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("topics", nargs="*", metavar="topic", help=", ".join(TOPICS))
     parser.add_argument("--json", type=Path, metavar="FILE", help="where to write the figures")
     parser.add_argument("--quick", action="store_true", help="fewer and shorter rounds")
+    parser.add_argument(
+        "--only", default="", metavar="TEXT", help="of inference, the rows whose name contains this"
+    )
     parser.add_argument(
         "--without",
         action="append",
@@ -71,7 +78,7 @@ def main() -> int:
     from bench.limits import matrix_peak
 
     console = Console(width=None if sys.stdout.isatty() else 200)
-    plan = QUICK if options.quick else Plan()
+    plan = replace(QUICK if options.quick else Plan(), only=options.only)
     without = _left_out(options.without)
     description = machine.describe(cores)
     topics = options.topics or list(TOPICS)
@@ -80,8 +87,11 @@ def main() -> int:
     neighbours: dict[str, float | None] = {}
     for topic in topics:
         watch = machine.Neighbours()
-        found = import_module(f"bench.{topic}").rows(plan, without)
+        module = import_module(f"bench.{topic}")
+        found = module.rows(plan, without)
         report.show(found, peak if topic in NEED_PEAK else None, console)
+        for line in getattr(module, "summary", lambda found: [])(found):
+            console.print(line, highlight=False, markup=False)
         rows += found
         neighbours[topic] = cores_taken = watch.cores()
         if cores_taken is not None and cores_taken > TOLERATED_CORES:

@@ -22,6 +22,7 @@ TORCH_EAGER = "PyTorch eager"
 JAX = "JAX"
 ORT = "ONNX Runtime"
 OPENVINO = "OpenVINO"
+SCIPY = "SciPy"
 COPY = "copy"
 PEERS = (TORCH_COMPILED, TORCH_EAGER, JAX, ORT, OPENVINO)
 UNSTITCHED = "Niello unstitched"
@@ -128,11 +129,15 @@ class Row:
 
 @dataclass(frozen=True)
 class Plan:
-    """How long to measure: each contender gets `block` seconds in each of `rounds` rounds."""
+    """How long to measure: each contender gets `block` seconds in each of `rounds` rounds.
+
+    Topics that take long measure only the rows whose name contains `only`.
+    """
 
     rounds: int = 11
     block: float = 0.06
     longest_block_calls: int = 200
+    only: str = ""
 
 
 QUICK = Plan(rounds=3, block=0.02)
@@ -171,12 +176,20 @@ def _first_line(error: Exception) -> str:
     return f"{type(error).__name__}: {lines[0][:300]}"
 
 
+def _comparable(array: np.ndarray) -> np.ndarray:
+    """A copy as float32; complex numbers as pairs."""
+    array = np.asarray(array)
+    if array.dtype.kind == "c":
+        array = np.stack([array.real, array.imag], -1)
+    return np.array(array, dtype=np.float32)
+
+
 def _agreeing(work: Work, ready: list[tuple[Entry, Prepared]]) -> list[tuple[Entry, Prepared]]:
     """Those whose results agree with the median of all; the others are marked and not timed."""
     results: list[tuple[Entry, Prepared, list[np.ndarray]]] = []
     for entry, prepared in ready:
         try:
-            arrays = [np.array(a, dtype=np.float32) for a in prepared.outputs()]
+            arrays = [_comparable(a) for a in prepared.outputs()]
         except Exception as error:  # reported in the table, with the contender's name
             entry.status, entry.note = "failed", _first_line(error)
             continue

@@ -196,7 +196,7 @@ def _jax_prepared(run: Callable[[], Any]) -> Prepared:
 def onnxruntime_session(
     model: Callable[[Any], Any], inputs: Arrays, *, variant: str = "", reuse: bool = False
 ) -> Contender:
-    """A session on `model(onnx)`, whose inputs are fed in order; one output."""
+    """A session on `model(onnx)`, whose inputs are fed in order; `reuse` is for one output."""
 
     def make() -> Prepared:
         onnx = import_peer("onnx")
@@ -231,7 +231,7 @@ def onnxruntime_session(
 
 
 def openvino_model(model: Callable[[Any], Any], inputs: Arrays, *, variant: str = "") -> Contender:
-    """`model(onnx)` compiled in float32; inputs and the result stay where they are."""
+    """`model(onnx)` compiled in float32; inputs and results stay where they are."""
 
     def make() -> Prepared:
         onnx = import_peer("onnx")
@@ -247,9 +247,12 @@ def openvino_model(model: Callable[[Any], Any], inputs: Arrays, *, variant: str 
         request = core.compile_model(read, "CPU", options).create_infer_request()
         for number, array in enumerate(inputs):
             request.set_input_tensor(number, openvino.Tensor(array, shared_memory=True))
-        request.infer()
-        out = request.get_output_tensor(0).data
-        return Prepared(request.infer, lambda: [(request.infer(), out.copy())[1]])
+
+        def outputs() -> list[np.ndarray]:
+            request.infer()
+            return [np.array(tensor.data) for tensor in request.output_tensors]
+
+        return Prepared(request.infer, outputs)
 
     return Contender(OPENVINO, variant, make)
 

@@ -14,7 +14,17 @@ from pathlib import Path
 
 THREADS = 2
 
-PACKAGES = ("niello", "numpy", "llvmlite", "torch", "jax", "jaxlib", "onnxruntime", "onnx")
+PACKAGES = (
+    "niello",
+    "numpy",
+    "llvmlite",
+    "torch",
+    "jax",
+    "jaxlib",
+    "onnxruntime",
+    "openvino",
+    "onnx",
+)
 
 
 def claim_two_cores() -> tuple[int, ...]:

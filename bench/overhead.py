@@ -78,7 +78,7 @@ def tiny_work(reuse: bool) -> Work:
     )
 
 
-def _child(arguments: list[str], **environment: str) -> str:
+def child(arguments: list[str], **environment: str) -> str:
     """Standard output of a fresh interpreter. Raises RuntimeError with its last words."""
     found = subprocess.run(
         [sys.executable, *arguments],
@@ -97,13 +97,13 @@ def _child(arguments: list[str], **environment: str) -> str:
 
 def _import_seconds(module: str) -> float:
     code = f"import time; s = time.perf_counter(); import {module}; print(time.perf_counter() - s)"
-    return float(_child(["-c", code]))
+    return float(child(["-c", code]))
 
 
 def _cold_seconds(library: str) -> float:
     """Building and compiling the training step, with empty caches, in a fresh interpreter."""
     with tempfile.TemporaryDirectory() as empty:
-        text = _child(
+        text = child(
             ["-m", "bench.cold", library],
             TORCHINDUCTOR_CACHE_DIR=empty,
             NIELLO_CACHE_DIR=empty,

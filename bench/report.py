@@ -11,10 +11,10 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from bench.harness import COPY, NIELLO, PEERS, UNSTITCHED, Entry, Limit, Row, Target
+from bench.harness import COPY, NIELLO, PEERS, SCIPY, UNSTITCHED, Entry, Limit, Row, Target
 
 SCALES = {"s": 1.0, "ms": 1e3, "µs": 1e6, "MiB": 1.0 / (1 << 20)}
-COLUMNS = (NIELLO, *PEERS, UNSTITCHED, COPY)
+COLUMNS = (NIELLO, *PEERS, SCIPY, UNSTITCHED, COPY)
 
 
 def show(rows: Sequence[Row], peak: float | None, console: Console) -> None:
@@ -66,7 +66,7 @@ def _judged(row: Row) -> Entry | None:
 
 
 def _ratio(row: Row) -> str:
-    own, best = row.best((NIELLO,)), row.best(PEERS)
+    own, best = row.best((NIELLO,)), row.best((*PEERS, SCIPY))
     if own is None or best is None:
         return "-"
     # On a shared machine the smallest times are the ones that a neighbour disturbed least.

@@ -198,7 +198,7 @@ from niello.ops.neuron import neuron as neuron
 from niello.ops.suppression import non_max_suppression as non_max_suppression
 from niello.ops.suppression import non_maximum_suppression as non_maximum_suppression
 from niello.ops.compact import non_zero as non_zero
-from niello.ops.linear_algebra import norm as norm
+from niello.ops.matrix_norm import norm as norm
 from niello.ops.normalisation import normalise as normalise
 from niello.ops.one_hot import one_hot as one_hot
 from niello.ops.coordinate import ones_like as ones_like
@@ -217,9 +217,16 @@ from niello.ops.order_statistics import quantile as quantile
 from niello.ops.quantize import quantize as quantize
 from niello.ops.quantized import quantized_conv as quantized_conv
 from niello.ops.quantized import quantized_matmul as quantized_matmul
+from niello.ops.random_names import randint as randint
+from niello.ops.random_names import random_bernoulli as random_bernoulli
 from niello.ops.random import random_bits as random_bits
+from niello.ops.random_names import random_categorical as random_categorical
+from niello.ops.random_names import random_counter_state as random_counter_state
+from niello.ops.random_names import random_exponential as random_exponential
+from niello.ops.random_names import random_gumbel as random_gumbel
 from niello.ops.random import random_integers as random_integers
 from niello.ops.random import random_normal as random_normal
+from niello.ops.random_names import random_permutation as random_permutation
 from niello.ops.philox import random_state as random_state
 from niello.ops.random import random_truncated_normal as random_truncated_normal
 from niello.ops.random import random_uniform as random_uniform
@@ -631,9 +638,16 @@ __all__ = [
     'quantize',
     'quantized_conv',
     'quantized_matmul',
+    'randint',
+    'random_bernoulli',
     'random_bits',
+    'random_categorical',
+    'random_counter_state',
+    'random_exponential',
+    'random_gumbel',
     'random_integers',
     'random_normal',
+    'random_permutation',
     'random_state',
     'random_truncated_normal',
     'random_uniform',

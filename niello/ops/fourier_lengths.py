@@ -16,6 +16,7 @@ from niello.graph.opdef import Planes, functions
 from niello.graph.tensor import Tensor
 from niello.ops.define import cast_to
 from niello.ops.fourier_columns import FourierColumns, middle_table, radices, split_of, table
+from niello.ops.fourier_halves import HalfSpectrum
 
 # Longer transforms would leave the fast memory of a core: 16 columns in two buffers of pairs.
 LONGEST = 4096
@@ -145,24 +146,14 @@ def real_transform(x: Tensor, axis: int, inverse: bool, scale: float) -> Planes:
         whole = transform(Planes(x, x * 0.0), axis, inverse, scale)
         return resized(whole, axis, n // 2 + 1)
     half = n // 2
-    split = x.reshape((*shape[:axis], half, 2, *shape[axis + 1 :]))
-    even, odd = functions()["unstack"](split, axis=axis + 1)
-    z = transform(Planes(even, odd), axis, inverse, scale)
-    return _untangled(z, axis, n, inverse)
-
-
-def _untangled(z: Planes, axis: int, n: int, inverse: bool) -> Planes:
-    """X[k] = E[k] + exp(-2 pi i k / n) O[k] for k = 0 ... n / 2, where E and O are the transforms
-    of the even and the odd elements, parts of the transform z of even + i odd."""
-    concat = functions()["concat"]
-    ends = [t.slice([0], [1], axes=[axis]) for t in (z.real, z.imaginary)]
-    ahead = [concat([t, e], axis=axis) for t, e in zip((z.real, z.imaginary), ends, strict=True)]
-    back = [t.slice([None], [None], [-1], axes=[axis]) for t in ahead]
-    even = Planes((ahead[0] + back[0]) * 0.5, (ahead[1] - back[1]) * 0.5)
-    odd = Planes((ahead[1] + back[1]) * 0.5, (back[0] - ahead[0]) * 0.5)
-    turn = _turn_along(z.real, axis, n // 2 + 1, n, 1.0 if inverse else -1.0)
-    product = _times(odd, turn)
-    return Planes(even.real + product.real, even.imaginary + product.imaginary)
+    if axis == len(shape) - 1:  # even and odd elements are pairs already
+        z = _parts(x.reshape((*shape[:axis], half, 2)))
+    else:
+        split = x.reshape((*shape[:axis], half, 2, *shape[axis + 1 :]))
+        z = Planes(*functions()["unstack"](split, axis=axis + 1))
+    pairs = _pairs(transform(z, axis, inverse, scale))
+    op = HalfSpectrum(axis, inverse)
+    return _parts(x.graph.apply(op, pairs, *_constants(pairs, table(n))))  # type: ignore[arg-type]
 
 
 def _turn_along(like: Tensor, axis: int, count: int, n: int, sign: float) -> Planes:

@@ -45,7 +45,9 @@ def philox_routine(
 
     def made(number: Expr) -> list[Expr]:
         high = r.cast(number >> 32, uint32) if full >> 32 else None
-        return [convert(w) for w in block(r, advanced(r, counter, r.cast(number, uint32), high), key)]
+        return [
+            convert(w) for w in block(r, advanced(r, counter, r.cast(number, uint32), high), key)
+        ]
 
     if full:
         first = team * BLOCKS
@@ -151,9 +153,7 @@ class RandomUnit(Op):
 
     @classmethod
     def samples(cls) -> Sequence[Sample]:
-        found = [
-            sample(state, shape=shape, dtype=float32) for state, shape in block_samples()
-        ]
+        found = [sample(state, shape=shape, dtype=float32) for state, shape in block_samples()]
         state: Any = block_samples()[0][0]
         return [
             *found,

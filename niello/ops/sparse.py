@@ -30,7 +30,9 @@ from niello.ops.indexing import gather
 from niello.ops.movement import apply
 from niello.ops.scatter import scatter, scatter_nd
 from niello.ops.search import SearchSorted
+from niello.ops.sparse_rows import SparseRows
 
+LANES = 8  # columns that are worth a vector
 FORMATS = ("coo", "csr", "csc")
 TRANSPOSED = {"coo": "coo", "csr": "csc", "csc": "csr"}
 
@@ -283,6 +285,8 @@ class SparseMatmul(SparseOp):
 
     def decompose(self, *inputs: Tensor) -> Tensor:
         values, first, second, dense = inputs
+        if self.format == "csr" and dense.type.static_shape[1] >= LANES:
+            return apply(SparseRows(self.rows), values, first, second, dense)
         rows, columns = self.entries.places(values, first, second)
         parts = gather(dense, columns, 0) * values.expand_dims(-1)
         shape = (self.rows, dense.type.static_shape[1])

@@ -271,15 +271,16 @@ def stencil(
             sizes = x.type.static_shape[-count:]
             pads = Window(steps, spread, pads).amounts(sizes, kernel)
         x, pads = _bordered(x, pads, mode, value), "valid"
-    axes = tuple(range(x.rank - count, x.rank))  # type: ignore[operator]
-    settings = PoolSettings(Sliding(kernel, Window(steps, spread, pads)), axes, x.rank)  # type: ignore[arg-type]
-    op, half = StencilWindows(settings, float(value)), x.dtype in FLOATS and x.dtype.is_half
-    if not half:
-        found = _reduced(x, w, op, reduction)
-    else:
+    rank = x.rank or 0
+    axes = tuple(range(rank - count, rank))
+    settings = PoolSettings(Sliding(kernel, Window(steps, spread, pads)), axes, rank)
+    op = StencilWindows(settings, float(value))
+    if x.dtype in FLOATS and x.dtype.is_half:
         wide = _reduced(x.cast(float32), w.cast(float32), op, reduction)
-        found = wide if wide.dtype.is_integer else wide.cast(x.dtype)
-    return found if name is None else functions()["identity"](found, name=name)  # type: ignore[no-any-return]
+        result = wide if wide.dtype.is_integer else cast_to(wide, x.dtype)
+    else:
+        result = _reduced(x, w, op, reduction)
+    return result if name is None else functions()["identity"](result, name=name)  # type: ignore[no-any-return]
 
 
 def _padding(

@@ -69,7 +69,9 @@ class SuppressSorted(Op):
         check_dtype(self.name, corners.dtype, self.dtypes)
         for t in (classes, count):
             check_dtype(self.name, t.dtype, (int32,))
-        if corners.shape is not None and (len(corners.shape) != 3 or corners.shape[1] not in (4, None)):
+        if corners.shape is not None and (
+            len(corners.shape) != 3 or corners.shape[1] not in (4, None)
+        ):
             raise ShapeError(
                 self.name, "corners are [rows, 4, boxes]", received=show(corners.shape)
             )
@@ -246,10 +248,7 @@ def _thresholds(asked: str, overlap: float, least: float | None, most: Any) -> i
 
 def _ordered(scores: Tensor, least: float | None) -> tuple[Tensor, Tensor]:
     """The order of the last axis, the best score first, and how many scores are high enough."""
-    if least is None:
-        enough = scores.is_nan().logical_not()
-    else:
-        enough = scores > float(least)
+    enough = scores > least if least is not None else scores.is_nan().logical_not()
     worst = scores.graph.constant(-np.inf, scores.dtype)
     order = functions()["argsort"](where(enough, scores, worst), -1, descending=True)
     return order, enough.cast(int32).sum(-1)
@@ -390,4 +389,6 @@ def non_max_suppression(
     row = safe // max(1, most)
     parts = [row // max(1, kinds), row % max(1, kinds), gather(box.reshape((-1,)), safe)]
     found = stack([where(there, p, -1).cast(int64) for p in parts], 1)
-    return SelectedBoxes(found if name is None else functions()["identity"](found, name=name), number)
+    return SelectedBoxes(
+        found if name is None else functions()["identity"](found, name=name), number
+    )

@@ -9,6 +9,9 @@ import pytest
 
 import niello as nl
 from niello.core.errors import AttributeValueError, ShapeError
+from niello.graph.control_flow import Loop
+from niello.graph.opdef import Trait
+from niello.graph.region import needed
 
 T, N, FEATURES, H = 5, 3, 4, 2
 GATES = {"rnn": 1, "lstm": 4, "gru": 3, "mgu": 2}
@@ -153,6 +156,96 @@ def test_state_gradient_when_only_the_last_state_is_used():
     g = graph.gradients(states[-1].sum(), [tensors["recurrent_weight"]])
     out = graph.run(feeds, list(g.values()), device="cpu")
     assert np.abs(next(iter(out.values())).numpy()).max() > 0
+
+
+def backward_loop(graph):
+    return [o for o in graph.operations if isinstance(o.op, Loop)][-1]
+
+
+# Products of a step walked back: of the states, and of the gradients of the gates.
+@pytest.mark.parametrize(("kind", "products"), [("rnn", 1), ("lstm", 1), ("gru", 2), ("mgu", 2)])
+def test_weight_gradients_are_made_after_the_loop_and_products_are_kept(kind, products):
+    graph, width = nl.Graph(), GATES[kind] * 16
+    x, r = graph.placeholder((T, N, width)), graph.placeholder((width, 16))
+    made = getattr(nl, kind)(x, r, mask=graph.placeholder((N, 16)))
+    graph.gradients((made[0] if kind == "lstm" else made).sum(), [r, x])
+    back = backward_loop(graph)
+    assert back.op.reverse
+    carried = back.op.parts(back.inputs).carried
+    assert {t.shape for t in carried} == {(N, 16)}
+    inside = needed(back.op.body)
+    assert sum(Trait.CONTRACTION in o.op.traits for o in inside) == products
+
+
+def test_a_weight_whose_gradient_is_smaller_than_its_operands_is_summed_in_the_loop():
+    graph = nl.Graph()
+    x, r = graph.placeholder((T, 9, 4)), graph.placeholder((4, 4))
+    grads = graph.gradients(nl.rnn(x, r, mask=graph.placeholder((9, 4))).sum(), [r])
+    back = backward_loop(graph)
+    assert (4, 4) in [t.shape for t in back.op.parts(back.inputs).carried]
+    assert grads[r].shape == (4, 4)
+
+
+@pytest.mark.parametrize("shape", [(None, None), (None, N), (T, None)])
+def test_gradients_of_unknown_sizes(shape):
+    w = weights("lstm")
+    found = []
+    for sizes in (shape, (T, N)):
+        graph = nl.Graph()
+        x = graph.placeholder((*sizes, FEATURES), nl.float64)
+        r, v = (
+            graph.placeholder(w[n].shape, nl.float64) for n in ("recurrent_weight", "input_weight")
+        )
+        loss = (nl.lstm(x, r, v)[0] ** 2.0).sum()
+        grads = graph.gradients(loss, [r, v, x])
+        feeds = {x: w["source"], r: w["recurrent_weight"], v: w["input_weight"]}
+        out = graph.run(feeds, list(grads.values()), device="cpu")
+        found.append([out[g].numpy() for g in grads.values()])
+    for got, wanted in zip(*found, strict=True):
+        assert np.abs(wanted).max() > 1e-3
+        np.testing.assert_allclose(got, wanted, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", GATES)
+def test_second_derivatives(kind):
+    w = weights(kind)
+    graph, tensors, listed, feeds, _ = run(kind, w, {})
+    names = ["recurrent_weight", "input_weight", "initial_state"]
+    first = graph.gradients((listed[0] ** 2.0).sum(), [tensors[n] for n in names])
+    loss = sum((g * g).sum() for g in first.values())
+    second = graph.gradients(loss, [tensors[n] for n in names])
+    found = graph.run(feeds, list(second.values()), device="cpu")
+    for name in names:
+        along = np.random.default_rng(4).standard_normal(w[name].shape)
+        ends = [
+            float(
+                graph.run(feeds | {tensors[name]: w[name] + step * along}, [loss], device="cpu")[
+                    loss
+                ].numpy()
+            )
+            for step in (1e-5, -1e-5)
+        ]
+        slope = (ends[0] - ends[1]) / 2e-5
+        gradient = found[second[tensors[name]]].numpy()
+        assert abs(slope - (gradient * along).sum()) < 1e-5 * (1 + abs(slope)), name
+
+
+@pytest.mark.parametrize("count", [0, 3, 6])
+def test_weight_gradient_of_a_loop_that_ends_early(count):
+    values = np.random.default_rng(5).standard_normal((2, 3)), np.eye(3) * 0.5 + 0.2
+    found = []
+    for by_value in (True, False):
+        graph = nl.Graph()
+        x, w = graph.placeholder((2, 3), nl.float64), graph.placeholder((3, 3), nl.float64)
+        n = graph.placeholder((), nl.int32) if by_value else count
+        most = {"maximum_iterations": 6} if by_value else {}
+        y = nl.for_(n, x, lambda i, a, w=w: (a @ w).tanh(), **most)
+        grads = graph.gradients(y.sum() + w.sum() * 0.0, [x, w])
+        feeds = dict(zip((x, w), values, strict=True)) | ({n: np.int32(count)} if by_value else {})
+        out = graph.run(feeds, list(grads.values()), device="cpu")
+        found.append([out[g].numpy() for g in grads.values()])
+    for got, wanted in zip(*found, strict=True):
+        np.testing.assert_allclose(got, wanted, rtol=1e-12, atol=1e-14)
 
 
 def test_source_of_gate_width_and_defaults():

@@ -37,7 +37,7 @@ def test_products_with_dense(name: str) -> None:
     dense = random_matrix(30, 41)
     graph = nl.Graph()
     a = nl.sparse_tensor(*given(name, dense), dense.shape, format=name, graph=graph)
-    right, left = random_matrix(41, 7, 1.0), random_matrix(5, 30, 1.0)
+    right, left = random_matrix(41, 9, 1.0), random_matrix(5, 30, 1.0)
     y, z, whole, turned = run(
         a @ graph.constant(right),
         nl.sparse_matmul(left, a),

@@ -133,9 +133,7 @@ def test_halves_and_unknown_sizes() -> None:
     y = nl.stencil(x, np.ones(9, np.float16), padding="same")
     data = np.random.default_rng(4).standard_normal((2, 40)).astype(np.float16)
     found = graph.run({x: data}, targets=[y])[y].numpy()
-    exact = plain(
-        np.pad(data.astype(np.float32), [(0, 0), (4, 4)]), np.ones(9), (1,), (1,), np.sum
-    )
+    exact = plain(np.pad(data.astype(np.float32), [(0, 0), (4, 4)]), np.ones(9), (1,), (1,), np.sum)
     assert found.tolist() == exact.astype(np.float16).tolist()
 
 

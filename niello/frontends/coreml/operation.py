@@ -103,7 +103,9 @@ class Op(Call):
 
     def flags(self, name: str, count: int) -> list[bool]:
         """Known truth values, or False for each of `count`."""
-        return [bool(v) for v in self.array(name).reshape(-1)] if self.has(name) else [False] * count
+        return (
+            [bool(v) for v in self.array(name).reshape(-1)] if self.has(name) else [False] * count
+        )
 
     def axis(self, name: str = "axis", default: int = -1, rank: int | None = None) -> int:
         """An axis counted from the front, checked."""

@@ -16,7 +16,7 @@ from niello.frontends.coreml.operation import Op
 from niello.frontends.coreml.reader import Source, check_supported
 from niello.frontends.coreml.registry import OPERATORS
 
-STRUCTURAL = ("const", "cond", "while_loop")
+STRUCTURAL = ("const",)
 
 
 def block_of(function: Any) -> Any:
@@ -164,7 +164,7 @@ class State:
         self.value = value
         if self.update is not None:
             self.builder.updates.remove(self.update)
-        self.update = self.builder.graph.assign(self.variable, value)
+        self.update = self.variable.assign(value)
         self.builder.updates.append(self.update)
 
 

@@ -131,7 +131,9 @@ def _preprocessed(
         kind = p.WhichOneof("preprocessor")
         if kind == "scaler":
             s = p.scaler
-            biases = [s.grayBias] if color in (GRAY, GRAY16) else [s.redBias, s.greenBias, s.blueBias]
+            biases = (
+                [s.grayBias] if color in (GRAY, GRAY16) else [s.redBias, s.greenBias, s.blueBias]
+            )
             if len(biases) == 3 and color == 30:
                 biases.reverse()
             if s.channelScale not in (0.0, 1.0):
@@ -141,10 +143,10 @@ def _preprocessed(
                 x = x + nl.reshape(builder.tensor(_floats(biases)), shape)
         elif kind == "meanImage":
             params = _floats(list(p.meanImage.meanImage))
-            shape = tuple(x.shape or ())
+            sizes = tuple(x.shape or ())
             if params.size != x.type.elements:
                 raise source.refuse("the mean image has another size", f"{params.size} numbers")
-            x = x - nl.reshape(builder.tensor(params), shape)
+            x = x - nl.reshape(builder.tensor(params), sizes)
     return x
 
 

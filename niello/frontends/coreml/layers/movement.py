@@ -31,7 +31,9 @@ def reshape(at: Layer) -> nl.Tensor:
     target = [int(d) for d in at.p.targetShape]
     last = at.p.mode == 1 and len(shape) >= 3
     if last:
-        x = nl.transpose(x, (*range(len(shape) - 3), len(shape) - 2, len(shape) - 1, len(shape) - 3))
+        x = nl.transpose(
+            x, (*range(len(shape) - 3), len(shape) - 2, len(shape) - 1, len(shape) - 3)
+        )
     image = target[-3:]
     # With four numbers the sequence's length, the first axis of rank five, is among them.
     if len(target) == 4 and len(shape) == 5:
