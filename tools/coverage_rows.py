@@ -234,6 +234,6 @@ A16 Fourier | HermiteanToRealFFT | irfft=hermitian_fourier
 A17 Quantization and sparse | quantize | quantize
 A17 Quantization and sparse | dequantize (scalar, per axis, block) | dequantize
 A17 Quantization and sparse | dequantize (lookup table, vectors) | dequantize_lut
-A17 Quantization and sparse | sparseTensor | SparseTensor, sparse_matmul
+A17 Quantization and sparse | sparseTensor | sparse_tensor, sparse_matmul
 A18 Stencil | stencil | stencil
 """

@@ -66,7 +66,9 @@ def time_commands(executable: Executable, repeats: int = 5) -> list[CommandTime]
     return found
 
 
-def _describe(command: Command, kernels: tuple[Kernel | Routine, ...], seconds: float) -> CommandTime:
+def _describe(
+    command: Command, kernels: tuple[Kernel | Routine, ...], seconds: float
+) -> CommandTime:
     size = sum(b.bytes for b in {*command.reads, *command.writes})
     if isinstance(command, Dispatch):
         kernel = kernels[command.kernel]

@@ -138,6 +138,7 @@ class Op:
         # else that it makes.
         if cls.__doc__ is None:
             cls.__doc__ = cls.doc or cls.__name__
+
     # Inputs whose values decide shapes (ops/by_value.py): `decompose` needs to know them.
     value_inputs: ClassVar[tuple[int, ...]] = ()
 

@@ -102,6 +102,13 @@ CASES: dict[str, tuple[Callable[[Any], Any], np.ndarray, Callable[[Any], Any]]] 
         IMAGE,
         lambda x: x.reshape(1, 2, 3, 2, 3, 2).mean((3, 5)),
     ),
+    "space to batch": (
+        lambda x: mb.space_to_batch(x=x, block_shape=[2, 2], paddings=[[0, 0], [0, 0]], name="y"),
+        IMAGE,
+        lambda x: (
+            x.reshape(1, 2, 3, 2, 3, 2).transpose(3, 5, 0, 1, 2, 4).reshape(4, 2, 3, 3)
+        ),
+    ),
     "upsample": (
         lambda x: mb.upsample_nearest_neighbor(
             x=x, scale_factor_height=2, scale_factor_width=2, name="y"

@@ -6,6 +6,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -35,12 +36,12 @@ class Imported:
     features: Mapping[str, Output]
     updates: tuple[nl.Operation, ...] = ()
 
-    @property
+    @cached_property
     def tensors(self) -> tuple[nl.Tensor, ...]:
         """The outputs, each once, in order."""
         return tuple(dict.fromkeys(self.outputs.values()))
 
-    @property
+    @cached_property
     def placeholders(self) -> tuple[nl.Tensor, ...]:
         """The inputs that the outputs depend on, in order."""
         seen: set[nl.Operation] = set()
