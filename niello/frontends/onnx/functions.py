@@ -85,7 +85,8 @@ def _type(value: Value | None) -> Any:
         shape: Any = value.shape
         code = code_of_array(value)
     else:
-        shape, code = value.shape, code_of(value.dtype)
+        tensor: Any = value
+        shape, code = tensor.shape, code_of(tensor.dtype)
     made.tensor_type.elem_type = code
     if shape is not None:
         made.tensor_type.shape.SetInParent()

@@ -35,7 +35,8 @@ def _named(w: Writer, nodes: list[Any], names: Sequence[str], tensors: Any) -> l
 
 
 def _check(o: nl.Operation) -> None:
-    if o.op.has_effects:
+    op: Any = o.op
+    if op.has_effects:
         raise Unwritable("ONNX has no variables to assign")
 
 
@@ -43,8 +44,9 @@ def _check(o: nl.Operation) -> None:
 def if_(w: Writer, o: nl.Operation, predicate: str, *captured: str) -> tuple[str, ...]:
     """If."""
     _check(o)
+    op: Any = o.op
     prefix, bodies = w.prefix, []
-    for region in (o.op.then, o.op.otherwise):
+    for region in (op.then, op.otherwise):
         nodes, names = w.region(region, captured)
         w.prefix = prefix
         outputs = _named(w, nodes, names, region.results)
@@ -58,7 +60,8 @@ def if_(w: Writer, o: nl.Operation, predicate: str, *captured: str) -> tuple[str
 def loop(w: Writer, o: nl.Operation, *names: str) -> tuple[str, ...]:
     """Loop, with its slices taken by Gather and its condition asked at the end of each step."""
     _check(o)
-    op, prefix = o.op, w.prefix
+    op: Any = o.op
+    prefix = w.prefix
     if op.stacked and (op.counted or op.condition is not None):
         raise Unwritable("ONNX stacks as many results as there are steps, and no zeros behind them")
     parts, types = op.parts(names), op.parts(o.inputs)
@@ -104,7 +107,8 @@ def loop(w: Writer, o: nl.Operation, *names: str) -> tuple[str, ...]:
 def _written(
     w: Writer, o: nl.Operation, body: list[Any], inputs: Any, outputs: Any, limit: str, parts: Any
 ) -> tuple[str, ...]:
-    op, prefix = o.op, w.prefix
+    op: Any = o.op
+    prefix = w.prefix
     start = ""
     given = list(parts.carried)
     if op.condition is not None:
