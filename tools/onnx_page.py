@@ -34,16 +34,16 @@ TEXT = """\
 ```python
 from niello.frontends.onnx import export, load
 
-model = load("squeezenet.onnx")                  # a path, bytes, or a ModelProto
-model.inputs                                     # {{'data_0': float32[1, 3, 224, 224]}}
-model.run({{"data_0": picture}})["softmaxout_1"]   # TensorData, by the names of the outputs
-executable = model.compile(device="cuda")        # inputs and outputs in the model's order
-model.graph                                      # the Niello graph; see also model.imported
+model = load("squeezenet.onnx")  # a path, bytes, or a ModelProto
+model.inputs  # {{'data_0': float32[1, 3, 224, 224]}}
+model.run({{"data_0": picture}})["softmaxout_1"]  # TensorData, by the names of the outputs
+executable = model.compile(device="cuda")  # inputs and outputs in the model's order
+model.graph  # the Niello graph; see also model.imported
 
 trained = load("net.onnx", inputs={{"x": (32, 784)}}, trainable=True)
-trained.graph.variables                          # the float weights, under the model's names
+trained.graph.variables  # the float weights, under the model's names
 
-export({{"y": y}}, "net.onnx")                     # the graph behind y, for inference elsewhere
+export({{"y": y}}, "net.onnx")  # the graph behind y, for inference elsewhere
 ```
 
 ## How a model becomes a graph
