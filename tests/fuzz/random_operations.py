@@ -68,8 +68,11 @@ KINKED = frozenset(
 )
 # Losses of finite logits: their references are other formulas, with other values at infinity.
 FINITE = frozenset(["binary_cross_entropy", "hinge", "huber", "sigmoid_cross_entropy"])
-# Made by makers of their own, or of use with special operands only.
-ELSEWHERE = frozenset(["cast", "select", "bitwise_left_shift", "bitwise_right_shift", "power"])
+# Made by makers of their own, or of use with special operands only; the graphs hold no complex
+# tensors (tests/contract has those).
+ELSEWHERE = frozenset(
+    ["bitwise_left_shift", "bitwise_right_shift", "cast", "complex", "power", "select"]
+)
 
 
 # --- elementwise
