@@ -20,7 +20,7 @@ from typing import Any
 
 from niello.core.dtypes import DType, bool_, compute_dtype, int64
 from niello.core.errors import CompilerBug
-from niello.core.nodes import transform, walk
+from niello.core.nodes import walk
 from niello.kernel import ir, routine
 from niello.kernel.bounds import interval
 from niello.kernel.build import ravel
@@ -448,14 +448,3 @@ def _together(op: str, a: Expr, b: Expr) -> Expr:
 def uses(expr: Expr) -> frozenset[Var]:
     """The variables an expression depends on."""
     return frozenset(n for n in walk([expr]) if isinstance(n, Var))
-
-
-def with_params(made: Routine, params: Sequence[Param]) -> Routine:
-    """The routine on other parameters, one for each of its own."""
-    memo = {old: new for old, new in zip(made.params, params, strict=True) if old is not new}
-    if not memo:
-        return made
-    whole: dict[Any, Any] = dict(memo)
-    body = tuple(transform(s, lambda n: n, whole) for s in made.body)
-    distinct = tuple(dict.fromkeys(params))
-    return Routine(made.name, distinct, made.teams, made.members, made.locals, body)  # type: ignore[arg-type]

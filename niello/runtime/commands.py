@@ -221,11 +221,6 @@ class Loop(Command):
         return tuple(w for w in (self.count, self.condition) if w is not None)
 
     @property
-    def is_counted(self) -> bool:
-        """Whether the number of iterations is known when the program is compiled."""
-        return self.trips is not None and self.count is None and self.condition is None
-
-    @property
     def reads(self) -> tuple[BufferRef, ...]:
         return (*self.words, *_reads((*self.test, *self.body)))
 

@@ -26,19 +26,6 @@ class Target:
     l1_bytes: int = 32 << 10
     l2_bytes: int = 512 << 10
 
-    @staticmethod
-    def of_features(
-        features: dict[str, bool], *, l1: int = 32 << 10, l2: int = 512 << 10
-    ) -> Target:
-        """From LLVM's host feature map (``{"avx512f": True, ...}``)."""
-        if features.get("avx512f") and features.get("avx512vl") and features.get("avx512dq"):
-            return Target(64, 32, True, l1, l2)
-        if features.get("avx2") and features.get("fma"):
-            return Target(32, 16, True, l1, l2)
-        if features.get("neon"):
-            return Target(16, 32, True, l1, l2)
-        return Target(16, 16, False, l1, l2)
-
 
 @dataclass(frozen=True)
 class Tile:

@@ -74,16 +74,6 @@ def model_of(
     )
 
 
-def _by_operation(lines: list[str]) -> list[str]:
-    """The text of each operation: one line, and more for what is inside a branch or a loop."""
-    found: list[list[str]] = []
-    for line in lines:
-        if line.startswith("  %"):
-            found.append([])
-        found[-1].append(line.removeprefix("  "))
-    return ["\n".join(part) for part in found]
-
-
 def _boxes(executable: nl.Executable) -> Iterator[Box]:
     program = executable.program
     known = {o.name: o for o in executable.optimised.graph.operations}

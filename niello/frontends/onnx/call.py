@@ -99,10 +99,6 @@ class Call:
         """
         return self.importer.demanded(self.value(i), self)
 
-    def optional_array(self, i: int) -> np.ndarray | None:
-        """The value of input i, or None where the node leaves it out."""
-        return self.array(i) if self.has(i) else None
-
     def known_ints(self, i: int) -> list[int]:
         """The value of an integer input as a list."""
         return [int(v) for v in self.array(i).reshape(-1)]
