@@ -37,7 +37,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--json", type=Path, metavar="FILE", help="where to write the figures")
     parser.add_argument("--quick", action="store_true", help="fewer and shorter rounds")
     parser.add_argument(
-        "--only", default="", metavar="TEXT", help="of inference, the rows whose name contains this"
+        "--only", default="", metavar="TEXT", help="of topics with many rows, those named so"
     )
     parser.add_argument(
         "--without",

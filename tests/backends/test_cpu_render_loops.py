@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from cpu_kernels import Compiled, check, floats, pointwise, program_of, store, values
+from cpu_kernels import Compiled, aligned, check, floats, pointwise, program_of, store, values
 
 from niello.backends.cpu.jit import select_target
 from niello.backends.cpu.program import render_program
@@ -236,6 +236,20 @@ def softmax(rows: int, columns: int, strided: bool = False) -> Kernel:
 def test_softmax(rows: int, columns: int, strided: bool) -> None:
     kernel = softmax(rows, columns, strided)
     check(kernel, [*floats(rows * columns), np.zeros(rows * columns, np.float32)], tolerance=10)
+
+
+@pytest.mark.parametrize("offset", [0, 1])
+@pytest.mark.parametrize("columns", [1024, 1000])
+def test_many_long_rows_are_stored_around_the_caches(columns: int, offset: int) -> None:
+    rows = (33 << 20) // (4 * columns)
+    compiled = Compiled(softmax(rows, columns))
+    assert ("!nontemporal" in compiled.text) == (columns % 256 == 0)
+    data = np.random.default_rng(0).standard_normal((rows, columns), dtype=np.float32)
+    room = aligned(rows * columns + 1, np.dtype(np.float32))
+    compiled([data.reshape(-1), room[offset : offset + rows * columns]], 2)
+    found = room[offset : offset + rows * columns].reshape(rows, columns)
+    powers = np.exp(data - data.max(axis=1, keepdims=True))
+    np.testing.assert_allclose(found, powers / powers.sum(axis=1, keepdims=True), rtol=1e-5)
 
 
 @pytest.mark.parametrize("dtype", [float32, D.float16], ids=lambda d: d.name)

@@ -23,8 +23,10 @@ _LONG_ROW = 4 << 10  # bytes of a row from which hardware prefetchers are left b
 Ahead = Callable[[Sequence[Scope]], None]
 
 
-def rows_ahead(em: Emitter, this: Nest) -> tuple[Phase, Ahead] | None:
-    """The phase of a nest that should prefetch, and what writes that at a point of its loop."""
+def rows_ahead(em: Emitter, this: Nest, *, writes: bool) -> tuple[Phase, Ahead] | None:
+    """The phase of a nest that should prefetch, and what writes that at a point of its loop.
+
+    ``writes``: whether the results are written through the caches, so that they too are wanted."""
     if not this.ranges or len(this.phases) < 3 or em.target.architecture != "x86_64":
         return None
     first, middle, last = this.phases[0], this.phases[-2], this.phases[-1]
@@ -36,10 +38,10 @@ def rows_ahead(em: Emitter, this: Nest) -> tuple[Phase, Ahead] | None:
         for x in loads(first.roots)
         if x.gate is None and _is_row(em, x.param, x.index, row, lanes)
     ]
-    writes = [
+    results = [
         (s.param, s.index)
         for s in last.stores
-        if s.gate is None and _is_row(em, s.param, s.index, row, lanes)
+        if writes and s.gate is None and _is_row(em, s.param, s.index, row, lanes)
     ]
     if not reads:
         return None
@@ -51,7 +53,7 @@ def rows_ahead(em: Emitter, this: Nest) -> tuple[Phase, Ahead] | None:
                 place = address(em, param, em.scalar(index, here))
                 following = f.gep(memory_type(param.dtype), place, step, inbounds=False)
                 f.prefetch(following, locality=3)
-            for param, index in writes:
+            for param, index in results:
                 f.prefetch(address(em, param, em.scalar(index, here)), write=True, locality=3)
 
     return middle, ahead

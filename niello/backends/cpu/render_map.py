@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from niello.backends.cpu.llvm_text import Value, constant
@@ -40,6 +40,7 @@ _BLOCK = 4096  # elements of a long row that make one unit of work where there a
 _ENOUGH_UNITS = 64
 _KEPT_BYTES = 24 << 10  # of what all rows use, that a first-level cache surely keeps
 _AROUND_CACHES = 32 << 20  # bytes of results that would push everything else out of the caches
+_STREAMED_ROW = 256  # elements: rows of a multiple of these are whole vectors and long
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,7 @@ class _Nest:
         self.em, self.this = em, this
         self.roots = [root for p in this.phases for root in p.roots]
         self.lanes = _choose(em, this)
+        self.around_caches = False  # whether the last phase of a row stores around the caches
         self.work = 2.0 + sum(
             (cost(p.roots) + 1) * math.prod(r.extent for r in p.ranges) for p in this.phases
         )
@@ -110,8 +112,11 @@ class _Nest:
         points = math.prod(r.extent for r in self.this.ranges)
         grain = _grain(self.work / lanes.width * points / max(1, units))
         first, end = share(em, units, grain, thread, threads)
+        self.around_caches = lanes.range is None and _rows_stream(em, self.this)
         with em.f.for_range(first, end) as unit:
             self._unit(scope, unit, shared, outer[len(shared) :], pieces)
+        if self.around_caches:
+            _fence(em)
         return -(-units // grain)
 
     def _unit(
@@ -178,22 +183,10 @@ class _Nest:
 
     def _around_caches(self, scope: Scope, first: Value, end: Value) -> None:
         """Store without reading what is overwritten; needs whole, aligned vectors."""
-        em, f = self.em, self.em.f
-        misaligned: Value = constant(0)
-        for s in self.this.stores:
-            # Lanes start at multiples of 64 elements: the alignment is that of the first element.
-            pointer = address(em, s.param, em.value(_first(s, self.lanes.range), scope))
-            number = f.emit("i64", f"ptrtoint {pointer} to i64")
-            misaligned = f.or_(misaligned, f.and_(number, vector_bytes(em.target) - 1))
-        with f.if_else(f.icmp("eq", misaligned, 0)) as branches:
-            with branches.then():
-                em.nontemporal = True
-                self.vectors(scope, first, end)
-                em.nontemporal = False
-                f.module.declare("llvm.x86.sse.sfence", "void", [])
-                f.line("call void @llvm.x86.sse.sfence()")
-            with branches.otherwise():
-                self.vectors(scope, first, end)
+        stores, sweep = self.this.stores, lambda: self.vectors(scope, first, end)
+        # Lanes start at multiples of 64 elements: the alignment is that of the first element.
+        _unless_misaligned(self.em, stores, self.lanes.range, scope, sweep)
+        _fence(self.em)
 
     def vectors(self, scope: Scope, start: Value | int, stop: Value | int) -> None:
         """Sweep the lanes' range and run the phases on every vector."""
@@ -211,14 +204,63 @@ class _Nest:
         sweep(self.em, lanes.range, start, stop, scope, lanes.width, copies, bytes, [], trip, rest)
 
     def _phases(self, scopes: Sequence[Scope]) -> None:
-        ahead = rows_ahead(self.em, self.this) if self.lanes.range is None else None
+        around = self.around_caches
+        ahead = None
+        if self.lanes.range is None:
+            ahead = rows_ahead(self.em, self.this, writes=not around)
         for phase in self.this.phases:
             self.em.ahead = ahead[1] if ahead is not None and ahead[0] is phase else None
             for scope in scopes:
                 # What a phase needs of earlier ones is written once, outside of its loops.
                 if phase.ranges:
                     self.em.hoist(phase.roots, scope, phase.ranges)
-            run_phase(self.em, phase, scopes)
+            run_phase(self.em, phase, scopes, around and phase is self.this.phases[-1])
+
+
+def _rows_stream(em: Emitter, this: Nest) -> bool:
+    """Whether rows are written last, whole vectors at a time, and are too many to stay cached."""
+    last = this.phases[-1]
+    stores = [s for s in this.stores if s.param not in em.row_params]
+    if em.target.architecture != "x86_64" or len(last.ranges) != 1 or last.reductions:
+        return False
+    row = last.ranges[0]
+    points = math.prod(r.extent for r in this.ranges) * row.extent
+    return (
+        row.extent % _STREAMED_ROW == 0
+        and stores == list(last.stores)
+        and points * sum(s.param.dtype.itemsize for s in stores) >= _AROUND_CACHES
+        and all(s.gate is None and affine(s.index).stride(row) == 1 for s in stores)
+    )
+
+
+def _unless_misaligned(
+    em: Emitter,
+    stores: Sequence[Store],
+    lanes: Range | None,
+    scope: Scope,
+    write: Callable[[], object],
+) -> None:
+    """Write around the caches, without reading what is overwritten, which wants whole, aligned
+    vectors; through the caches where the first element is not aligned."""
+    f = em.f
+    misaligned: Value = constant(0)
+    for s in stores:
+        pointer = address(em, s.param, em.value(_first(s, lanes), scope))
+        number = f.emit("i64", f"ptrtoint {pointer} to i64")
+        misaligned = f.or_(misaligned, f.and_(number, vector_bytes(em.target) - 1))
+    with f.if_else(f.icmp("eq", misaligned, 0)) as branches:
+        with branches.then():
+            em.nontemporal = True
+            write()
+            em.nontemporal = False
+        with branches.otherwise():
+            write()
+
+
+def _fence(em: Emitter) -> None:
+    """What was stored around the caches is in memory before another thread is told."""
+    em.f.module.declare("llvm.x86.sse.sfence", "void", [])
+    em.f.line("call void @llvm.x86.sse.sfence()")
 
 
 def _first(store: Store, lanes: Range | None) -> Expr:
@@ -235,7 +277,7 @@ def this_ranges(this: Nest) -> list[Range]:
     return found
 
 
-def run_phase(em: Emitter, phase: Phase, scopes: Sequence[Scope]) -> None:
+def run_phase(em: Emitter, phase: Phase, scopes: Sequence[Scope], around: bool = False) -> None:
     """One phase at the scopes' points: its reductions get values there, its stores are written."""
     if phase.reductions:
         group = [Accumulator(em, node, body, phase.ranges) for node, body in phase.reductions]  # type: ignore[arg-type]
@@ -253,7 +295,7 @@ def run_phase(em: Emitter, phase: Phase, scopes: Sequence[Scope]) -> None:
         _loop_around_lanes(em, phase, scopes)
     else:
         for scope in scopes:
-            _own_lanes(em, phase, scope)
+            _own_lanes(em, phase, scope, around)
 
 
 def _loop_around_lanes(em: Emitter, phase: Phase, scopes: Sequence[Scope]) -> None:
@@ -265,7 +307,7 @@ def _loop_around_lanes(em: Emitter, phase: Phase, scopes: Sequence[Scope]) -> No
     nest(em, phase.ranges, scopes, phase.roots, [], body, unroll=unroll)
 
 
-def _own_lanes(em: Emitter, phase: Phase, scope: Scope) -> None:
+def _own_lanes(em: Emitter, phase: Phase, scope: Scope, around: bool) -> None:
     """Stores over the ranges of a phase, in lanes over the best of them."""
     lanes = _best(em, phase.ranges, phase.roots, phase.stores)
     if lanes.range is None:
@@ -283,7 +325,14 @@ def _own_lanes(em: Emitter, phase: Phase, scope: Scope) -> None:
         at = scopes[0]
         em.hoist(phase.roots, at, [own])
         width, copies = lanes.width, lanes.copies
-        return sweep(em, own, 0, own.extent, at, width, copies, bytes, [], trip, Rest.PAIR)
+
+        def whole() -> list[Value]:
+            return sweep(em, own, 0, own.extent, at, width, copies, bytes, [], trip, Rest.PAIR)
+
+        if not around:
+            return whole()
+        _unless_misaligned(em, phase.stores, own, at, whole)
+        return []
 
     nest(em, outer, [scope], phase.roots, [], row, inner=[own])
 
