@@ -147,11 +147,16 @@ class Order:
                     ordered.setdefault(name, []).append(s)
         for writers in assigns.values():
             self._chain(writers)
+        readers: dict[Tensor, list[Step]] = {named[n]: [] for n in assigns if n in named}
+        for s in self.steps:
+            for t in dict.fromkeys(s.reads):
+                if t in readers:
+                    readers[t].append(s)
         for name, writers in assigns.items():
             fresh = ordered.get(name, [])
             variable = named.get(name)
             if variable is not None:
-                self._protect_old(variable, writers, fresh)
+                self._protect_old(variable, writers, _old(readers[variable], fresh), fresh)
             for w in writers:
                 for r in fresh:
                     if not self.reaches(w, r):
@@ -159,17 +164,13 @@ class Order:
             if variable is None or variable in self.snapshots or len(writers) != 1:
                 continue
             if isinstance(writers[0].effect.op, Assign):  # type: ignore[union-attr]
-                self._assign_in_place(variable, writers[0], self._old_readers(variable, fresh))
+                self._assign_in_place(variable, writers[0], _old(readers[variable], fresh))
 
-    def _old_readers(self, variable: Tensor, fresh: list[Step]) -> list[Step]:
-        """Steps that read a variable as it was when the run began."""
-        regions = [s for s in fresh if isinstance(s.effect.op, RegionOp)]  # type: ignore[union-attr]
-        return [s for s in self.steps if variable in s.reads and (s not in fresh or s in regions)]
-
-    def _protect_old(self, variable: Tensor, writers: list[Step], fresh: list[Step]) -> None:
+    def _protect_old(
+        self, variable: Tensor, writers: list[Step], readers: list[Step], fresh: list[Step]
+    ) -> None:
         """Order the readers of the old value before its assignments, or copy it first."""
         # An assignment may itself read the old value: of several, a later one needs a copy.
-        readers = self._old_readers(variable, fresh)
         pairs = [(w, r) for w in writers for r in readers if w is not r]
         # A loop that assigns the variable, or reads it in order, needs its old value all the time.
         both = any(
@@ -258,6 +259,12 @@ class Order:
             names = [n for s in self.steps if s not in done for n in s.names]
             raise GraphError("control dependencies", "they form a cycle", received=names)
         return result
+
+
+def _old(readers: list[Step], fresh: list[Step]) -> list[Step]:
+    """Those of a variable's readers that see it as it was when the run began."""
+    regions = [s for s in fresh if isinstance(s.effect.op, RegionOp)]  # type: ignore[union-attr]
+    return [s for s in readers if s not in fresh or s in regions]
 
 
 class _Memory:

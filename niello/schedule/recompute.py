@@ -110,11 +110,7 @@ def _inline(stitcher: Stitcher, cone: list[Operation]) -> None:
     """Make views of the operations and look at their readers again."""
     affected = {r for o in cone for r in stitcher.readers.get(o, ())} - set(cone)
     for o in cone:
-        stitcher.inlined.add(o)
-        group = stitcher.group_of.pop(o)
-        group.operations.remove(o)
-        del stitcher.profiles[o]
-    stitcher.readers = stitcher.find_readers()
+        stitcher.inline(o)
     for r in affected:
         if r in stitcher.profiles:
             stitcher.profiles[r] = profile(r, stitcher.is_view)

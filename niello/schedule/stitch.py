@@ -153,11 +153,19 @@ class Stitcher:
         self.contracted = {
             t for o in self.operations if Trait.CONTRACTION in o.op.traits for t in o.inputs
         }
+        self.structural = {
+            t for o in self.operations if Trait.STRUCTURAL in o.op.traits for t in o.inputs
+        }
         self.refusals: list[str] = []
         self.profiles: dict[Operation, Profile] = {}
         self.group_of: dict[Operation, Group] = {}
-        self.inlined: set[Operation] = set()  # computed by whoever reads them
-        self.readers = self.find_readers()
+        self.views: dict[Operation, bool] = {}
+        self.frontier = 0  # number of the operation that the walk has come to
+        # For each operation that takes time: those that must run after it because they read it
+        # (through views or directly), or by control; and the other way round.
+        self.readers: dict[Operation, set[Operation]] = {}
+        self.sources: dict[Operation, set[Operation]] = {}
+        self._connect()
 
     def _required(self) -> set[Tensor]:
         """Tensors that must be in memory: targets and assigned values."""
@@ -168,7 +176,14 @@ class Stitcher:
         return needed
 
     def is_view(self, operation: Operation) -> bool:
-        """Something that nobody needs in memory: its readers compute it from its input.
+        """Something that nobody needs in memory: its readers compute it from its input."""
+        found = self.views.get(operation)
+        if found is None:
+            found = self.views[operation] = self._may_be_view(operation)
+        return found
+
+    def _may_be_view(self, operation: Operation) -> bool:
+        """Whether an operation is a view from the beginning; others are made so by `inline`.
 
         Movements; comparisons of one tensor with a constant (the mask of a ReLU): reading the
         tensor again costs less than writing and reading the mask beside it; a half type made wider,
@@ -177,8 +192,6 @@ class Stitcher:
         """
         if not self.fuse or any(t in self.required for t in operation.outputs):
             return False
-        if operation in self.inlined:
-            return True
         traits = operation.op.traits
         if Trait.MOVEMENT in traits:
             return Trait.MANY_SOURCES not in traits
@@ -196,20 +209,32 @@ class Stitcher:
         """An operation that is computed by some group (neither structural nor a view)."""
         return Trait.STRUCTURAL not in operation.op.traits and not self.is_view(operation)
 
-    def find_readers(self) -> dict[Operation, set[Operation]]:
-        """For each operation that takes time, those that must run after it because they read it
-        (through views or directly), or by control."""
-        sources: dict[Operation, frozenset[Operation]] = {}
-        readers: dict[Operation, set[Operation]] = {}
+    def _connect(self) -> None:
+        reached: dict[Operation, frozenset[Operation]] = {}
         for o in self.operations:
             before = [t.operation for t in o.inputs] + list(o.control_inputs)
-            reach = frozenset().union(*(sources[p] for p in before if p in sources))
+            reach = frozenset().union(*(reached[p] for p in before if p in reached))
             if self.is_anchor(o) or isinstance(o.op, (Assign, ReadVariable, RegionOp)):
+                self.sources[o] = set(reach)
                 for s in reach:
-                    readers.setdefault(s, set()).add(o)
+                    self.readers.setdefault(s, set()).add(o)
                 reach = frozenset((o,))
-            sources[o] = reach
-        return readers
+            reached[o] = reach
+
+    def inline(self, operation: Operation) -> None:
+        """Make a view of an operation: whoever reads it computes it, from what it reads."""
+        self.views[operation] = True
+        group = self.group_of.pop(operation)
+        group.operations.remove(operation)
+        del self.profiles[operation]
+        readers = self.readers.pop(operation, set())
+        sources = self.sources.pop(operation)
+        for s in sources:
+            self.readers[s].discard(operation)
+            self.readers[s] |= readers
+        for r in readers:
+            self.sources[r].discard(operation)
+            self.sources[r] |= sources
 
     # --- the walk
     def run(self) -> list[Group]:
@@ -217,6 +242,7 @@ class Stitcher:
         for o in self.operations:
             if not self.is_anchor(o):
                 continue
+            self.frontier = o.number
             self.profiles[o] = profile(o, self.is_view)
             alone = self.may_fuse([o])
             assert isinstance(alone, Layout)
@@ -265,7 +291,10 @@ class Stitcher:
         )
 
     def _makes_cycle(self, a: Group, b: Group) -> bool:
-        """Whether a path between the two groups leads through a third one."""
+        """Whether a path between the two groups leads through a third one.
+
+        Operations that the walk has yet to come to are in no group: no path leads back from them.
+        """
         inside = {*a.operations, *b.operations}
         stack = [r for o in inside for r in self._next(o) if r not in inside]
         seen: set[Operation] = set()
@@ -273,7 +302,7 @@ class Stitcher:
             o = stack.pop()
             if o in inside:
                 return True
-            if o in seen:
+            if o in seen or o.number > self.frontier:
                 continue
             seen.add(o)
             group = self.group_of.get(o)
@@ -298,12 +327,15 @@ class Stitcher:
         return found
 
     def _read_outside(self, tensor: Tensor, inside: set[Operation]) -> bool:
-        return any(
-            a.tensor is tensor
-            for r in self.readers.get(tensor.operation, ())
-            if r not in inside and r in self.profiles  # assignments have no profile
-            for a in self.profiles[r].accesses
-        ) or any(tensor in o.inputs for o in self.operations if Trait.STRUCTURAL in o.op.traits)
+        return (
+            any(
+                a.tensor is tensor
+                for r in self.readers.get(tensor.operation, ())
+                if r not in inside and r in self.profiles  # assignments have no profile
+                for a in self.profiles[r].accesses
+            )
+            or tensor in self.structural
+        )
 
     # --- legality
     def may_fuse(self, operations: list[Operation]) -> Layout | Refusal:
