@@ -50,7 +50,7 @@ bench: .venv-bench/.installed
 
 # On a machine with an NVIDIA GPU, with the python that PYTHON names: everything, then the figures.
 test-cuda:
-	$(PYTHON) -m tools.cuda_suite environment conformance device sweep digits $(ARGS)
+	$(PYTHON) -m tools.cuda_suite environment conformance device large sweep digits $(ARGS)
 
 bench-cuda:
 	$(PYTHON) -m bench.cuda $(ARGS)

@@ -33,6 +33,7 @@ PARTS = {
         (*PYTEST, "--backend", "cuda", "tests/backends/conformance", "--maxfail", "40"), 120
     ),
     "device": Part((*PYTEST, "tests/backends/test_cuda_device.py"), 150),
+    "large": Part((*PYTEST, "tests/backends/test_large_tensors.py", "-k", "not cpu"), 200),
     "sweep": Part(
         (
             *PYTEST,
