@@ -1,14 +1,15 @@
-# make demo | test | quick | bench | format | docs | clean      (needs only make and Python 3.11+)
+# make demo | test | quick | nightly | bench | format | docs | clean      (needs only make and Python 3.11+)
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 WORKERS ?= 2
 
-.PHONY: help demo test quick lint bench test-cuda bench-cuda format docs clean
+.PHONY: help demo test quick nightly lint bench test-cuda bench-cuda format docs clean
 help:
 	@echo "make demo    train a digit classifier (creates $(VENV), installs, runs)"
 	@echo "make test    format, lint, types and all tests"
 	@echo "make quick   lint and the tests that take seconds"
+	@echo "make nightly ten thousand random graphs on all cores (ARGS='--device cuda' on a GPU)"
 	@echo "make bench   measure against other libraries (own environment, .venv-bench)"
 	@echo "make test-cuda, make bench-cuda    the same on a machine with an NVIDIA GPU"
 	@echo "make format  reformat the sources"
@@ -38,6 +39,9 @@ quick: $(VENV)/.installed-test
 	$(BIN)/ruff check .
 	$(BIN)/python -m pytest -n $(WORKERS) -m "not slow" -x -q \
 	  tests/architecture tests/unit tests/kernel tests/runtime tests/cli $(ARGS)
+
+nightly: $(VENV)/.installed-test
+	$(BIN)/python tests/fuzz/nightly.py $(ARGS)
 
 bench: .venv-bench/.installed
 	.venv-bench/bin/python -m bench $(ARGS)

@@ -25,6 +25,7 @@ TOPICS = (
     "indexing",
     "order",
     "fourier",
+    "linear_algebra",
     "inference",
 )
 TOLERATED_CORES = 0.1

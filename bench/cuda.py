@@ -197,10 +197,12 @@ def measure(row: Row, bench: Bench) -> dict[str, float]:
 def main() -> int:
     """Measure the rows that were asked for, all by default."""
     from bench.cuda_catalogue import ROWS as CATALOGUE
+    from bench.cuda_indexing import ROWS as INDEXING
+    from bench.cuda_models import ROWS as MODELS
     from bench.cuda_resnet import ROWS as NETWORKS
     from bench.cuda_rows import ROWS as SINGLE
 
-    rows = {**SINGLE, **NETWORKS, **CATALOGUE}
+    rows = {**SINGLE, **NETWORKS, **MODELS, **CATALOGUE, **INDEXING}
     parser = argparse.ArgumentParser(prog="python -m bench.cuda", description=__doc__)
     parser.add_argument("rows", nargs="*", metavar="row", help=", ".join(rows))
     parser.add_argument("--without-compiled", action="store_true", help="no torch.compile")

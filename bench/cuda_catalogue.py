@@ -35,6 +35,30 @@ def attention(bench: Bench) -> Contenders:
     return {"Niello": bench.executable(graph, feeds, [y]), **bench.torch_rows(peer, values)}
 
 
+def attention_training(bench: Bench) -> Contenders:
+    """The result and the gradients of query, key and value."""
+    nl, torch = bench.nl, bench.torch
+    graph = nl.Graph()
+    shape = (1, HEADS, LENGTH, WIDTH)
+    places = [graph.placeholder(shape, nl.bfloat16) for _ in range(4)]
+    values = [bench.random(shape, nl.bfloat16) for _ in range(4)]
+    y = nl.scaled_dot_product_attention(*places[:3], causal=True)
+    by = graph.gradients(nl.sum(y * places[3]), places[:3])
+    feeds = dict(zip(places, values, strict=True))
+    rows: Contenders = {"Niello": bench.executable(graph, feeds, [y, *by.values()])}
+    if torch is not None:
+        *there, seed = (torch.from_dlpack(v).clone() for v in values)
+        for t in there:
+            t.requires_grad_()
+        attend = torch.nn.functional.scaled_dot_product_attention
+
+        def call() -> Any:
+            return torch.autograd.grad(attend(*there, is_causal=True), there, seed)
+
+        rows["PyTorch eager"] = (call, None)
+    return rows
+
+
 def fourier(bench: Bench) -> Contenders:
     nl, torch = bench.nl, bench.torch
     graph = nl.Graph()
@@ -118,6 +142,11 @@ ROWS = {
         f"causal attention, {HEADS} heads, {LENGTH}^2, width {WIDTH}, bf16",
         attention,
         flops=2.0 * HEADS * LENGTH * LENGTH * WIDTH,
+    ),
+    "attention_training": Row(
+        f"causal attention and its gradients, {HEADS} heads, {LENGTH}^2, width {WIDTH}, bf16",
+        attention_training,
+        flops=7.0 * HEADS * LENGTH * LENGTH * WIDTH,
     ),
     "fourier": Row(
         f"fft over two axes of {PICTURES} x {SIDE}^2 complex64",

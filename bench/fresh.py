@@ -5,13 +5,17 @@ FIGURE is one of
 - `save`: write the model into FOLDER as ONNX and as a package (no LIBRARY);
 - `first`: seconds from imported libraries to the first result: Niello loads the package, another
   library reads the ONNX file, makes a session and runs it once;
-- `compile`: the same from the ONNX file for every library, with nothing cached;
-- `peak`: the most memory of a process that does what `first` does, and runs ten times more.
+- `whole`: the same with the start of Python and all imports;
+- `compile`: from the ONNX file to the first result for every library, with nothing cached;
+- `peak`: the most memory of a process that does what `first` does, and runs ten times more;
+- `peak_onnx`: the same where every library reads the ONNX file;
+- `parts`: where the time of `first` goes, for Niello only: seconds by part.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import resource
 import sys
 import time
@@ -43,6 +47,31 @@ def _niello(folder: Path, image: Any) -> Callable[[], Any]:
 
     executable = nl.load(folder / PACKAGE)
     return lambda: executable.run([image])
+
+
+def _parts(folder: Path, image: Any) -> dict[str, float]:
+    """Seconds of the parts of a load, the first run and a later one."""
+    import niello as nl
+    from niello import backends
+
+    marks = [time.perf_counter()]
+
+    def lap() -> float:
+        marks.append(time.perf_counter())
+        return marks[-1] - marks[-2]
+
+    found: dict[str, float] = {}
+    package = nl.Package(folder / PACKAGE)
+    found["open: directory, manifest, hash of the weights noted"] = lap()
+    backends.device("cpu")
+    found["device: import, no compiler"] = lap()
+    executable = package.load()
+    found["load: command list, link of the code, map of the weights"] = lap()
+    executable.run([image])
+    found["first run"] = lap()
+    executable.run([image])
+    found["second run"] = lap()
+    return found
 
 
 def _niello_onnx(folder: Path, image: Any) -> Callable[[], Any]:
@@ -99,6 +128,13 @@ IMPORTS = {
 }
 
 
+def _seconds_since_start() -> float:
+    """Since this process began, by the clock that the system keeps of it."""
+    fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
+    began = int(fields[19]) / os.sysconf("SC_CLK_TCK")
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - began
+
+
 def main() -> None:
     """Print {FIGURE: value}: seconds, or bytes."""
     machine.claim_two_cores()
@@ -115,19 +151,25 @@ def main() -> None:
 
     for name in IMPORTS[library]:
         import_module(name)
-    if figure == "compile" and library == "niello":
+    if figure in ("compile", "peak_onnx") and library == "niello":
         import_module("onnx")
     image = np.load(folder / IMAGE)
-    own = _niello_onnx if figure == "compile" else _niello
+    if figure == "parts":
+        print(json.dumps({figure: _parts(folder, image)}))
+        return
+    own = _niello_onnx if figure in ("compile", "peak_onnx") else _niello
     make = {"niello": own, "onnxruntime": _onnxruntime, "openvino": _openvino}[library]
     start = time.perf_counter()
     run = make(folder, image)
     run()
     seconds = time.perf_counter() - start
-    if figure == "peak":
+    if figure == "whole":
+        seconds = _seconds_since_start()
+    peak = figure.startswith("peak")
+    if peak:
         for _ in range(MORE_RUNS):
             run()
-    print(json.dumps({figure: _peak() if figure == "peak" else seconds}))
+    print(json.dumps({figure: _peak() if peak else seconds}))
 
 
 if __name__ == "__main__":

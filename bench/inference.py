@@ -38,6 +38,7 @@ from bench.harness import (
 from bench.libraries import import_peer, onnxruntime_session, openvino_model
 from bench.networks import onnx_networks
 from bench.networks.onnx_builder import Network
+from bench.networks.quantized import quantized
 from bench.overhead import child
 
 TOPIC = "inference"
@@ -45,6 +46,8 @@ BEST = (ORT, OPENVINO)
 GEOMETRIC_MEAN = 1.1
 # A model that takes longer than this gets fewer rounds: its figures spread less as well.
 SLOW_FLOPS = 2e10
+# The network whose 8-bit form must be so many times as fast as itself.
+FLOAT, INT8, GAIN = "ResNet-50", "ResNet-50 int8", 2.0
 LIBRARIES = {NIELLO: "niello", ORT: "onnxruntime", OPENVINO: "openvino"}
 
 
@@ -90,10 +93,12 @@ BUILT = (
     Model("MobileNetV2", onnx_networks.mobilenet_v2, 1e-3),
     Model("BERT-base, 128 tokens", onnx_networks.bert_base, 1e-2),
     Model("U-Net 256 x 256", onnx_networks.unet, 1e-3),
+    # Integer results differ by a step or two where a runtime rounds a product differently.
+    Model(INT8, partial(quantized, onnx_networks.resnet50), 0.05),
+    Model("MobileNetV2 int8", partial(quantized, onnx_networks.mobilenet_v2), 0.05),
 )
 STORED = (
     _file("onnx_derived/squeezenet1.0_fp32_op13.onnx", "SqueezeNet 1.0", 1e-3, (-100, 100)),
-    # Integer results differ by a step where a runtime rounds a product differently.
     _file("onnx_derived/squeezenet1.0_int8_qdq.onnx", "SqueezeNet 1.0 int8", 0.1, (-100, 100)),
     _file("onnx/ultraface_RFB-320.onnx", "UltraFace RFB-320", 1e-3),
     _file("onnx/style_candy_nc16_256_onnxjs.onnx", "fast style transfer 256 x 256", 0.5, (0, 255)),
@@ -152,8 +157,10 @@ class Fresh:
 
 FRESH = (
     Fresh("ResNet-50, to the first result", "first", "ms", (Limit(60.0), Target(5.0, (ORT,)))),
+    Fresh("ResNet-50, process with imports", "whole", "ms", (Target(1.0, (ORT,)),)),
     Fresh("ResNet-50, compiled from ONNX, cold", "compile", "s", (Limit(3.0),)),
     Fresh("ResNet-50, peak memory", "peak", "MiB", (Target(1.0, (ORT,)),)),
+    Fresh("ResNet-50, peak memory from ONNX", "peak_onnx", "MiB", (Target(1.0, (ORT,)),)),
 )
 
 
@@ -203,7 +210,21 @@ def ratio(row: Row) -> float | None:
 
 
 def summary(rows: Sequence[Row]) -> list[str]:
-    """The geometric mean over the models that were measured, as lines for the terminal."""
+    """The geometric mean over the models that were measured, and what 8 bits gain, as lines for the
+    terminal."""
+    return [*_mean(rows), *_gain(rows)]
+
+
+def _gain(rows: Sequence[Row]) -> list[str]:
+    found = {row.work.name: own for row in rows if (own := row.best((NIELLO,))) is not None}
+    if FLOAT not in found or INT8 not in found:
+        return []
+    gain = found[FLOAT].median / found[INT8].median
+    met = "met" if gain >= GAIN else "missed"
+    return [f"{INT8}: {gain:.2f}x Niello's own float32 (target {GAIN}x, {met})"]
+
+
+def _mean(rows: Sequence[Row]) -> list[str]:
     names = {model.name for model in MODELS}
     found = [r for row in rows if row.work.name in names and (r := ratio(row)) is not None]
     if len(found) < 2:

@@ -96,6 +96,7 @@ from niello.ops.loss_margin import cosine_distance as cosine_distance
 from niello.ops.loss_margin import cosine_embedding as cosine_embedding
 from niello.ops.loss_margin import cosine_similarity as cosine_similarity
 from niello.ops.compact import count_non_zero as count_non_zero
+from niello.ops.ctc import ctc_loss as ctc_loss
 from niello.ops.scan_names import cummax as cummax
 from niello.ops.scan_names import cummin as cummin
 from niello.ops.scan_names import cumprod as cumprod
@@ -223,10 +224,12 @@ from niello.ops.random import random_bits as random_bits
 from niello.ops.random_names import random_categorical as random_categorical
 from niello.ops.random_names import random_counter_state as random_counter_state
 from niello.ops.random_names import random_exponential as random_exponential
+from niello.ops.random_shapes import random_gamma as random_gamma
 from niello.ops.random_names import random_gumbel as random_gumbel
 from niello.ops.random import random_integers as random_integers
 from niello.ops.random import random_normal as random_normal
 from niello.ops.random_names import random_permutation as random_permutation
+from niello.ops.random_shapes import random_poisson as random_poisson
 from niello.ops.philox import random_state as random_state
 from niello.ops.random import random_truncated_normal as random_truncated_normal
 from niello.ops.random import random_uniform as random_uniform
@@ -418,6 +421,7 @@ __all__ = [
     'cosine_embedding',
     'cosine_similarity',
     'count_non_zero',
+    'ctc_loss',
     'cummax',
     'cummin',
     'cumprod',
@@ -644,10 +648,12 @@ __all__ = [
     'random_categorical',
     'random_counter_state',
     'random_exponential',
+    'random_gamma',
     'random_gumbel',
     'random_integers',
     'random_normal',
     'random_permutation',
+    'random_poisson',
     'random_state',
     'random_truncated_normal',
     'random_uniform',

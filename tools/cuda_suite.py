@@ -32,7 +32,10 @@ PARTS = {
     "conformance": Part(
         (*PYTEST, "--backend", "cuda", "tests/backends/conformance", "--maxfail", "40"), 120
     ),
-    "device": Part((*PYTEST, "tests/backends/test_cuda_device.py"), 150),
+    "device": Part(
+        (*PYTEST, "tests/backends/test_cuda_device.py", "tests/backends/test_cuda_operations.py"),
+        150,
+    ),
     "large": Part((*PYTEST, "tests/backends/test_large_tensors.py", "-k", "not cpu"), 200),
     "sweep": Part(
         (

@@ -57,7 +57,8 @@ that the model leaves open; `model.graph` keeps the other ones open, as far as i
   it depends on an input of the model, that input's value is taken from the feeds of the run, and
   another value makes another graph. The latest {cache} graphs are kept.
 - Operators whose results have a shape that depends on values (NonZero, Unique, Compress,
-  NonMaxSuppression), those on strings, and ImageDecoder run on the host, on NumPy arrays. `run`
+  NonMaxSuppression), those on strings, and ImageDecoder run on the host, on NumPy arrays; of
+  NonMaxSuppression only what cuts the result to its length, the rest is in the graph before. `run`
   splits the model there into stages: what comes before is one graph, what comes after another one,
   which is translated for each new shape of the result. So it is where a shape depends on values
   that take more than a few operations to compute. `model.graph` and `compile` make one graph: they
@@ -92,10 +93,94 @@ on the CPU; none is skipped. {exceptions} of them are compared in another way:
 
 {written}.
 
-Others are refused by name, all at once. Types that an operator of ONNX lacks (bfloat16 in Sin, int8
-in MatMul) are computed in the next wider one, with casts around. Values that do not fit when floats
-become integers, and indices outside, are undefined in ONNX.
+Not written, and refused by name, all at once:
+
+| operations | why |
+| --- | --- |
+{not_written}
+
+Types that an operator of ONNX lacks (bfloat16 in Sin, int8 in MatMul) are computed in the next
+wider one, with casts around. Values that do not fit when floats become integers, and indices
+outside, are undefined in ONNX.
 """
+# Operators of ONNX Runtime without a translation, by why.
+NOT_TRANSLATED = {
+    "whole loops of text generation, with models inside": (
+        "BeamSearch", "GreedySearch", "Sampling", "WhisperBeamSearch",
+    ),
+    "text and hashing": (
+        "MurmurHash3", "NGramHashMapping", "Tokenizer", "VarlenNGramHashMapping",
+        "WordConvEmbedding",
+    ),
+    "the runtime's own: compiled parts of models, other runtimes": ("EPContext", "Snpe"),
+    "layouts and number formats of certain GPU kernels": (
+        "DequantizeBFP", "DequantizeWithOrder", "GemmFloat8", "MatMulBlockQuantizedFp4Weight",
+        "MatMulBlockQuantizedFp8Weight", "MatMulFpQ4", "QOrderedAttention", "QOrderedGelu",
+        "QOrderedLayerNormalization", "QOrderedLongformerAttention", "QOrderedMatMul",
+        "QuantizeBFP", "QuantizeWithOrder",
+    ),
+    "caches in pages and packed batches of a serving system": (
+        "DynamicSparseAttention", "PackedAttention", "PackedMultiHeadAttention",
+        "PackedSparseAttentionIndexer", "PagedAttention", "RemovePadding", "RestorePadding",
+        "SparseAttention", "SparseAttentionIndexer", "SparsePagedAttention",
+        "VarlenCausalConvWithState",
+    ),
+    "single steps of decoders with caches that are shared and reordered by beams": (
+        "DecoderAttention", "DecoderMaskedMultiHeadAttention", "DecoderMaskedSelfAttention",
+    ),
+    "sparse tensors as inputs": ("SparseToDenseMatMul",),
+    "masks packed in bits, for training": ("BitmaskBiasDropout", "BitmaskDropout"),
+    "seen in no published model that was tried": (
+        "AttnLSTM", "BifurcationDetector", "BranchwiseRMSNorm", "CausalConvWithState",
+        "ConvTransposeWithDynamicPads", "DynamicTimeWarping", "EngramGate", "GatedDeltaNet",
+        "GatedRelativePositionBias", "HyperConnectionPostMix", "HyperConnectionPreMix", "Irfft",
+        "LinearAttention", "LinearAttentionGate", "LongformerAttention", "MatMulNBitsMlp",
+        "MatMulNBitsQkv", "MaxpoolWithMask", "MRotaryEmbedding", "QMoE", "RelativePositionBias",
+        "Rfft",
+    ),
+}  # fmt: skip
+# Operations of Niello that have no expression in ONNX, by why. Others that are not among those with
+# a writer are written by the operations that they are made of.
+NOT_WRITTEN = {
+    "complex numbers, which ONNX's operators do not compute with": (
+        "angle", "complex", "conjugate", "fourier", "half_spectrum", "hermitian_fourier", "imag",
+        "modulus", "real", "real_fourier", "real_fourier_gradient",
+    ),
+    "bits of random generators: ONNX does not say how random numbers are made": (
+        "dropout", "mtgp32_words", "random_bits", "random_unit", "random_words",
+    ),
+    "assignments and the reading of variables: an ONNX model keeps no values": (
+        "assign", "read_variable",
+    ),
+    "gradients": (
+        "average_pool_gradient", "convolution_weights_gradient", "ctc_occupancy",
+        "diagonal_place", "lut_gradient", "max_pool_gradient", "place", "place_at_indices",
+        "repeat_sum", "stencil_windows_sum", "tile_sum", "weighted_scatter",
+    ),
+    "losses of training, of whole sequences or with powers": ("ctc_loss", "focal"),
+    "linear algebra beyond the determinant": (
+        "cholesky_panel", "eigh_factor", "jacobi_svd", "lu_panel", "lu_rows", "qr_whole",
+        "reflection_panel", "triangular_columns",
+    ),
+    "no operator, and none together that keep signs of zero, infinities and accuracy": (
+        "atan2", "erfinv", "normal_quantile", "signbit",
+    ),
+    "no operator that counts bits": ("hamming_distance", "popcount"),
+    "no running maximum, no search, no recurrence": (
+        "cumulative_logsumexp", "cumulative_max", "cumulative_min", "linear_recurrence",
+        "searchsorted",
+    ),
+    "parts of other operations, as the compiler sees them": (
+        "fourier_columns", "grid_taps", "inverted_order", "mode_rows", "real_rows", "resample",
+        "sparse_rows", "spread_scales", "suppress_sorted", "top_k_parts", "top_k_rows",
+        "weighted_gather",
+    ),
+    "windows, tables and scatters in forms that ONNX lacks": (
+        "dequantize_lut", "fold", "max_pool_indices", "pick_at_indices", "scatter_reduce",
+        "stencil_windows", "unfold",
+    ),
+    "other computations, which are named": ("call",),
+}  # fmt: skip
 OPERATORS = """
 ## Operators of operator set {opset}
 
@@ -128,6 +213,10 @@ def page() -> str:
         listed="\n".join(_exceptions(exceptions)),
         writers=len(written()),
         written=", ".join(f"`{n}`" for n in written()),
+        not_written="\n".join(
+            f"| {', '.join(f'`{n}`' for n in names)} | {why} |"
+            for why, names in NOT_WRITTEN.items()
+        ),
     )
     single = _single(cases)
     lines = [text + OPERATORS.format(opset=onnx_opset_version())]
@@ -218,6 +307,11 @@ def _how(domain: str, name: str, version: int) -> str:
 
 def _left_out() -> Iterator[str]:
     """What has no translation."""
+    yield "Operators of ONNX Runtime (com.microsoft) without a translation:\n"
+    yield "| operators | why |\n| --- | --- |"
+    for why, names in NOT_TRANSLATED.items():
+        yield f"| {', '.join(names)} | {why} |"
+    yield ""
     for domain in ("", "ai.onnx.ml"):
         left = sorted(s.name for s in _schemas(domain) if not _how(domain, s.name, s.since_version))
         if left:

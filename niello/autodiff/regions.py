@@ -82,7 +82,7 @@ def _refuse_reads(operation: Operation, region: Region) -> None:
 
 
 def _wanted(tensors: Sequence[Tensor], reached: set[Tensor]) -> list[int]:
-    return [i for i, t in enumerate(tensors) if t.dtype.is_float and t in reached]
+    return [i for i, t in enumerate(tensors) if t.dtype.is_inexact and t in reached]
 
 
 def _used(results: Sequence[Tensor], parameters: Sequence[Tensor]) -> list[int]:
@@ -201,7 +201,7 @@ class _LoopGradient:
             if more <= start:
                 break
             start |= more
-        return [i for i, p in enumerate(inside.carried) if p in start and p.dtype.is_float]
+        return [i for i, p in enumerate(inside.carried) if p in start and p.dtype.is_inexact]
 
     def made(self) -> Gradients:
         """A gradient or None for each input of the loop."""

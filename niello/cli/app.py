@@ -90,6 +90,9 @@ def inspect(
     picture: Annotated[
         Path | None, typer.Option(help="Write a picture: a page (.html) or an .svg.")
     ] = None,
+    html: Annotated[
+        bool, typer.Option("--html", help="Write the page beside you: the model's name, .html.")
+    ] = False,
     stage: Annotated[
         str | None,
         typer.Option(help="Print one stage: input, graph, schedule, kernels or source."),
@@ -112,6 +115,8 @@ def inspect(
     with one_sentence(traceback):
         from niello.cli.inspection.command import Options, run
 
+        if html and picture is None:
+            picture = Path(f"{Path(what.partition(':')[0]).stem}.html")
         options = Options(
             what, picture, stage, tuple(shape or ()), unknown, device, function, time, as_json
         )

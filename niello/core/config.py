@@ -49,6 +49,9 @@ CPU_TARGET = Flag("NIELLO_CPU_TARGET", "host", "host, avx512, avx2 or baseline."
 CACHE_DIR = Flag("NIELLO_CACHE_DIR", "", "Where compiled code is kept; default is the user cache.")
 CACHE = Flag("NIELLO_CACHE", "1", "0 turns the disk cache of compiled code off.")
 WEBGPU_ADAPTER = Flag("NIELLO_WEBGPU_ADAPTER", "", "Part of the name of the adapter to use.")
+DETERMINISTIC = Flag(
+    "NIELLO_DETERMINISTIC", "0", "1 keeps NVIDIA's libraries from adding up in varying order."
+)
 OPTIMISE = Flag("NIELLO_OPTIMISE", "1", "0 runs every operation as a kernel of its own.")
 
 FLAGS = (
@@ -61,6 +64,7 @@ FLAGS = (
     CACHE_DIR,
     CACHE,
     OPTIMISE,
+    DETERMINISTIC,
     WEBGPU_ADAPTER,
 )
 

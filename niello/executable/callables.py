@@ -162,8 +162,9 @@ class _Resolver:
 
 
 def _computation(op: Call, given: Any) -> Computation:
-    """What an executable was compiled from, or a graph whose results nothing in it reads."""
-    found = getattr(given, "computation", None)
+    """What an executable was compiled from (what it calls itself in its place), or a graph whose
+    results nothing in it reads."""
+    found = getattr(given, "resolved", None)
     if isinstance(found, Computation):
         return found
     if not isinstance(given, GraphDefinition):

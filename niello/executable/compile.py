@@ -23,13 +23,14 @@ from niello.graph.tensor import Tensor
 from niello.kernel.verify import verify as verify_kernel
 from niello.passes import pipeline
 from niello.passes.autocast import as_autocast
+from niello.passes.borders import Borders
 from niello.passes.check_indices import CheckIndices
 from niello.passes.computation import Computation
 from niello.passes.integers import Integers
 from niello.passes.layout import ChannelsLast
 from niello.passes.watch import Watch
 from niello.runtime.commands import Program, Variable
-from niello.runtime.target import Backend, CompileOptions, LibraryDevice
+from niello.runtime.target import Backend, CompileOptions, Device, LibraryDevice
 from niello.schedule.claims import Claims
 from niello.schedule.program import Scheduled, schedule
 
@@ -61,7 +62,8 @@ def compile_graph(
     if autocast is not None:
         autocast.check(graph)
     checks = CheckIndices() if options.check_indices else None
-    passes = passes_for(types, options, backend, checks)
+    claims = claims_of(opened, backend, options) if optimise else None
+    passes = passes_for(types, options, backend, checks, claims)
     resolved = resolve(computation, {} if callables is None else callables)
     watch = Watch(resolved, tuple(types))
 
@@ -72,11 +74,6 @@ def compile_graph(
     optimised = pipeline.run(passes, resolved, inspect)
 
     # 3. graph -> commands and kernels
-    claims = None
-    if optimise and backend.claims:
-        libraries = cast(LibraryDevice, opened)
-        usable = libraries.usable_claims(backend.claims)
-        claims = Claims(usable, libraries.refusal, tf32=options.tf32)
     scheduled = schedule(optimised, backend.limits, fuse=optimise, claims=claims)
     scheduled = with_complex_types(scheduled, resolved, types)
     dump.schedule(scheduled)
@@ -103,14 +100,31 @@ def passes_for(
     options: CompileOptions,
     backend: Backend,
     checks: CheckIndices | None = None,
+    claims: Claims | None = None,
 ) -> tuple[pipeline.Pass, ...]:
     """The passes over a graph with inputs of these types, for a back end."""
     autocast = as_autocast(options.autocast)
     if not (options.optimise and config.OPTIMISE.integer(0, 1)):
         return pipeline.plain(types, autocast, checks)
-    layout = ChannelsLast() if backend.limits.channels_last else None
-    integers = Integers() if backend.limits.integers else None
-    return pipeline.optimising(types, autocast, checks, layout, integers)
+    limits = backend.limits
+    layout = ChannelsLast(limits.inputs_last) if limits.channels_last else None
+    integers = Integers() if limits.integers else None
+    keeps = None if claims is None else claims.operations.runs
+    borders = Borders() if limits.borders else None
+    return pipeline.optimising(types, autocast, checks, layout, integers, keeps, borders)
+
+
+def claims_of(opened: Device, backend: Backend, options: CompileOptions) -> Claims | None:
+    """What the libraries of a device run; None where the back end has none."""
+    if not (backend.claims or backend.operations):
+        return None
+    libraries = cast(LibraryDevice, opened)
+    return Claims(
+        libraries.usable_claims(backend.claims),
+        libraries.refusal,
+        tf32=options.tf32,
+        operations=libraries.usable_claims(backend.operations),
+    )
 
 
 def with_complex_types(

@@ -38,7 +38,7 @@ from niello.executable.executable import Executable
 from niello.executable.graph import Graph
 from niello.executable.package_load import PackagedExecutable, computation_of
 from niello.executable.package_manifest import Function, Manifest, Variant, read_manifest
-from niello.executable.package_program import read_program
+from niello.executable.package_program import Stored, read_program
 from niello.executable.package_save import save
 from niello.executable.package_store import Store, open_store, refuse
 from niello.executable.package_values import Malformed
@@ -48,7 +48,6 @@ from niello.graph.tensor import VariableState, aligned_copy
 from niello.graph.text import parse_graph
 from niello.passes.computation import Computation
 from niello.runtime.target import CompileOptions, Device
-from niello.schedule.program import Scheduled
 
 WEIGHTS = ("mapped", "lazy", "copied")
 VERIFY = ("once", True, False)
@@ -259,11 +258,11 @@ class Package:
                 what = ", ".join(lacking)
                 reasons.append(f"its code for {variant.device} needs {what}, not found here")
                 return None
-            scheduled = self._scheduled(variant)
+            stored = self._stored(variant)
             code = self.read(variant.code) if variant.code else b""
             return PackagedExecutable(
-                self, function, variant, scheduled, opened,
-                lambda: opened.load(scheduled.program, variant.options, code),
+                self, function, variant, stored, opened,
+                lambda: opened.load(stored.scheduled.program, variant.options, code),
             )  # fmt: skip
         except PackageError:
             raise
@@ -273,13 +272,15 @@ class Package:
             reasons.append(str(error))
             return None
 
-    def _scheduled(self, variant: Variant) -> Scheduled:
+    def _stored(self, variant: Variant) -> Stored:
         try:
             data = self.read(variant.program)
             found = read_program(data, self.constant)
         except Malformed as error:
             raise self._refuse(f"the program of {variant} is damaged: {error}") from error
-        program = found.program
+        program = found.scheduled.program
+        if found.absent and not variant.packed:
+            raise self._refuse(f"the program of {variant} lacks constants")
         count = len(variant.outputs)
         reports = len(program.outputs) - count
         if program.inputs != variant.inputs or program.outputs[:count] != variant.outputs:

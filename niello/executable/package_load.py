@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
 from niello import backends
-from niello.core.errors import GraphError
+from niello.core.errors import CorruptFile, GraphError
 from niello.executable.compile import passes_for
 from niello.executable.executable import Executable, Play
 from niello.executable.package_manifest import Function, Variant
+from niello.executable.package_program import Stored
 from niello.graph.tensor import ALIGNMENT
 from niello.passes import pipeline
 from niello.passes.check_indices import CheckIndices
@@ -21,7 +22,6 @@ from niello.passes.computation import Computation
 from niello.runtime.buffer import Buffer
 from niello.runtime.target import Device, Loaded, PackingLoaded
 from niello.runtime.tensor_data import on_device
-from niello.schedule.program import Scheduled
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -40,14 +40,15 @@ class PackagedExecutable(Executable):
         package: Package,
         function: Function,
         variant: Variant,
-        scheduled: Scheduled,
+        stored: Stored,
         device: Device,
         load_code: Callable[[], Loaded],
     ) -> None:
         self.package = package
         self.function = function
         self.variant = variant
-        self.scheduled = scheduled
+        self.stored = stored
+        self.scheduled = stored.scheduled
         self._load_code = load_code
         self._weights_lock = threading.Lock()
         self._running = 0
@@ -58,7 +59,7 @@ class PackagedExecutable(Executable):
             device,
             backends.backend(variant.device),
             variant.options,
-            states=[package.variable(v.name) for v in scheduled.program.variables],
+            states=[package.variable(v.name) for v in self.scheduled.program.variables],
             names=(function.inputs, function.results),
         )
         self.index_checks = variant.checks
@@ -129,8 +130,13 @@ class PackagedExecutable(Executable):
 
     def _bring(self) -> None:
         if not self._here:
+            packed = self.variant.packed and self.package.constant(self.variant.packed)
             self._constants, self._tail = place(
-                self.scheduled.program.constants, self.loaded, self.device
+                self.scheduled.program.constants,
+                self.loaded,
+                self.device,
+                packed if isinstance(packed, np.ndarray) else None,
+                self.stored.absent,
             )
             self._here = True
 
@@ -144,15 +150,31 @@ class PackagedExecutable(Executable):
 
 
 def place(
-    constants: Sequence[np.ndarray], loaded: Loaded, device: Device
+    constants: Sequence[np.ndarray],
+    loaded: Loaded,
+    device: Device,
+    packed: np.ndarray | None = None,
+    absent: Set[int] = frozenset(),
 ) -> tuple[list[Buffer], list[Any]]:
     """Buffers to keep, and handles to play with. Devices with host memory read mapped constants
-    where they are; those that the program packed for itself get no buffer."""
+    where they are; those that the program has `packed`, or packs for itself, get no buffer.
+
+    Raises CorruptFile where the code reads one of those that are `absent`.
+    """
     taken: frozenset[int] = frozenset()
     host = cast(Any, device)
-    if device.host_memory and hasattr(loaded, "take_constants"):
+    if packed is not None and hasattr(loaded, "use_packed"):
+        taken = cast(PackingLoaded, loaded).use_packed(packed)
+    elif device.host_memory and hasattr(loaded, "take_constants"):
         addresses = [c.__array_interface__["data"][0] for c in constants]
         taken = cast(PackingLoaded, loaded).take_constants(addresses)
+    if not absent <= taken:
+        raise CorruptFile(
+            "load",
+            "the machine code reads constants that the package does not hold",
+            received=f"{len(absent - taken)} of {len(constants)}",
+            advice="Make it again",
+        )
     buffers: list[Buffer] = []
     handles: list[Any] = []
     for n, constant in enumerate(constants):

@@ -58,7 +58,8 @@ class Variant:
 
     `needs` is what a machine must have to run the code: words of the back end, such as avx2 or
     sm_90. `program` and `code` are names of members; no code where the device has none. `checks`
-    are what a run reports on its indices, where it was compiled with `check_indices`.
+    are what a run reports on its indices, where it was compiled with `check_indices`. `packed` is
+    the name, among the constants, of those that the code reads in a form of its own.
     """
 
     function: str
@@ -70,6 +71,7 @@ class Variant:
     program: str
     code: str = ""
     checks: tuple[IndexCheck, ...] = ()
+    packed: str = ""
 
     def __str__(self) -> str:
         types = ", ".join(map(str, self.inputs)) or "nothing"

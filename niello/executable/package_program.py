@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, cast, overload
 
 import numpy as np
 
+from niello.core.dtypes import dtype
 from niello.core.errors import NielloError, PackageError
 from niello.core.types import TensorType
 from niello.executable.package_values import Malformed, decode, encode, parse_json
@@ -21,11 +23,18 @@ _TYPES = tuple[TensorType, ...]
 _COMMANDS = tuple[Command, ...]
 _VARIABLES = tuple[Variable, ...]
 _TEXTS = tuple[str, ...]
+_ABSENT = tuple[tuple[int, TensorType], ...]
 
 
-def write_program(scheduled: Scheduled, constants: Sequence[str]) -> bytes:
-    """A program as JSON; `constants` are the names of its constants among the package's tensors."""
+def write_program(
+    scheduled: Scheduled, constants: Sequence[str], absent: Collection[int] = ()
+) -> bytes:
+    """A program as JSON; `constants` are the names of its constants among the package's tensors.
+
+    Those with the numbers `absent` the package does not hold: only the machine code knew them.
+    """
     program = scheduled.program
+    types = tuple((n, _type_of(program.constants[n])) for n in sorted(absent))
     content = {
         "inputs": encode(program.inputs, _TYPES),
         "outputs": encode(program.outputs, _TYPES),
@@ -34,12 +43,20 @@ def write_program(scheduled: Scheduled, constants: Sequence[str]) -> bytes:
         "arena_bytes": program.arena_bytes,
         "arena_lower_bound": scheduled.arena_lower_bound,
         "commands": encode(program.commands, _COMMANDS),
+        **({"absent": encode(types, _ABSENT)} if types else {}),
         "kernels": [print_kernel(k) for k in program.kernels],
     }
     return json.dumps(content, separators=(",", ":"), allow_nan=False).encode()
 
 
-def read_program(data: bytes, constant: Callable[[str], np.ndarray]) -> Scheduled:
+def constants_of(data: bytes) -> tuple[str, ...]:
+    """Names of the constants of a program of `write_program` that the package holds."""
+    content = parse_json(data)
+    absent = {n for n, _ in content.get("absent", ())}
+    return tuple(name for n, name in enumerate(content["constants"]) if n not in absent)
+
+
+def read_program(data: bytes, constant: Callable[[str], np.ndarray]) -> Stored:
     """The program of `write_program`; `constant` finds a tensor by name.
 
     Raises Malformed for anything else, for commands that reach beyond their buffers, and what
@@ -51,7 +68,21 @@ def read_program(data: bytes, constant: Callable[[str], np.ndarray]) -> Schedule
         raise Malformed("its commands are nested too deeply") from None
 
 
-def _read(content: Any, constant: Callable[[str], np.ndarray]) -> Scheduled:
+@dataclass(frozen=True)
+class Stored:
+    """A program of a package, and the names of its constants. In place of those with the numbers
+    `absent` there are zeros, which nothing may compute with."""
+
+    scheduled: Scheduled
+    names: tuple[str, ...]
+    absent: frozenset[int]
+
+
+def _type_of(array: np.ndarray) -> TensorType:
+    return TensorType(array.shape, dtype(array.dtype))
+
+
+def _read(content: Any, constant: Callable[[str], np.ndarray]) -> Stored:
     if not isinstance(content, dict):
         raise Malformed("a program is an object")
 
@@ -62,7 +93,11 @@ def _read(content: Any, constant: Callable[[str], np.ndarray]) -> Scheduled:
 
     types: list[_TYPES] = [part("inputs", _TYPES), part("outputs", _TYPES)]
     variables: tuple[Variable, ...] = part("variables", _VARIABLES)
-    for t in (*types[0], *types[1], *(v.type for v in variables)):
+    names: _TEXTS = part("constants", _TEXTS)
+    absent = dict(part("absent", _ABSENT) if "absent" in content else ())
+    if not set(absent) <= set(range(len(names))):
+        raise Malformed("a constant is absent that the program does not have")
+    for t in (*types[0], *types[1], *(v.type for v in variables), *absent.values()):
         if not t.is_static or t.bytes >= 1 << 62:
             raise Malformed(f"a program cannot have a buffer of {t}")
     program = Program(
@@ -71,11 +106,17 @@ def _read(content: Any, constant: Callable[[str], np.ndarray]) -> Scheduled:
         inputs=types[0],
         outputs=types[1],
         variables=variables,
-        constants=tuple(constant(name) for name in part("constants", _TEXTS)),
+        constants=tuple(
+            np.broadcast_to(np.zeros((), absent[n].dtype.numpy), absent[n].static_shape)
+            if n in absent
+            else constant(name)
+            for n, name in enumerate(names)
+        ),
         arena_bytes=part("arena_bytes", int),
     )
     check_places(program)
-    return Scheduled(program, (), part("arena_lower_bound", int))
+    scheduled = Scheduled(program, (), part("arena_lower_bound", int))
+    return Stored(scheduled, names, frozenset(absent))
 
 
 class Kernels(Sequence[Any]):

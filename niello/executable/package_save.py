@@ -6,13 +6,14 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
 from niello.core.errors import AttributeValueError, GraphError, PackageError
 from niello.executable import compat
 from niello.executable.executable import Executable
+from niello.executable.package_load import PackagedExecutable
 from niello.executable.package_manifest import (
     FileEntry,
     Function,
@@ -20,7 +21,7 @@ from niello.executable.package_manifest import (
     Variant,
     write_manifest,
 )
-from niello.executable.package_program import write_program
+from niello.executable.package_program import constants_of, write_program
 from niello.executable.package_store import Member, member, write_package
 from niello.executable.package_weights import file_of
 from niello.graph.graph import GraphDefinition
@@ -30,6 +31,7 @@ from niello.graph.structural import Data
 from niello.graph.tensor import Tensor, VariableState
 from niello.graph.text import external_data, parse_graph, print_graph, print_operation
 from niello.passes.computation import Computation, Rebuild
+from niello.runtime.target import PackingLoaded
 
 if TYPE_CHECKING:
     from niello.executable.package import Package
@@ -44,6 +46,7 @@ def save(
     *,
     append: bool = False,
     graph: bool = True,
+    packed: bool = True,
     directory: bool = False,
     metadata: Mapping[str, str] | None = None,
 ) -> None:
@@ -53,8 +56,11 @@ def save(
     mapping from names of functions to such: {"train": step, "predict": [small, large]}. With
     `append`, they are added to the package at `path`; an equal function for the same device and
     input types is replaced. Without `graph` the package cannot be compiled for anything else, and
-    holds only the constants that its machine code reads. `directory` writes a directory in place
-    of a file. `metadata` are a few words of the user's own.
+    holds only the constants that its machine code reads. Those that code wants in a form of its own
+    are stored in that form; with `packed=False` they are stored as they are, and brought into it at
+    every load: files that hold a graph too are smaller where optimisation left its constants as
+    they were. `directory` writes a directory in place of a file. `metadata` are a few words of the
+    user's own.
 
     Raises GraphError for executables that do not belong together, PackageError for a package that
     cannot be appended to, and OSError, after which the old package is still there.
@@ -74,7 +80,7 @@ def save(
     from niello.executable.package import Package
 
     target = Path(path)
-    content = Content(keep_graph=graph, metadata=dict(metadata or {}))
+    content = Content(keep_graph=graph, packed=packed, metadata=dict(metadata or {}))
     named = named_executables(executables)
     if append:
         old = Package(target)
@@ -135,6 +141,7 @@ class Content:
     """What goes into a package."""
 
     keep_graph: bool
+    packed: bool
     metadata: dict[str, str]
     graph: GraphDefinition | None = None
     constants: dict[str, np.ndarray] = field(default_factory=dict)
@@ -191,15 +198,14 @@ class Content:
             )
 
     def _variant(self, function: str, executable: Executable) -> None:
-        program, options = executable.program, executable.options
-        names = []
-        for array in program.constants:
-            data = Data(array)
-            names.append(data.digest)
-            self.constants.setdefault(data.digest, array)
+        options = executable.options
+        constants = _constants_of(executable, self.packed)
+        for name, array in constants.arrays.items():
+            self.constants.setdefault(name, array)
         image = executable.loaded.image()
+        program = write_program(executable.scheduled, constants.names, constants.absent)
         parts = [
-            member("code", ".json", _once(write_program(executable.scheduled, names))),
+            member("code", ".json", _once(program)),
             *([member("code", ".bin", _once(image))] if image else []),
         ]
         self.code |= {m.name: m for m in parts}
@@ -214,6 +220,7 @@ class Content:
                 parts[0].name,
                 parts[1].name if image else "",
                 executable.index_checks,
+                constants.packed,
             )
         )
 
@@ -253,10 +260,59 @@ class Content:
         return unique, write_manifest(manifest)
 
     def _used_constants(self) -> dict[str, np.ndarray]:
-        return dict(self.constants)
+        """Those that programs read; what only replaced ones read is left out."""
+        used: set[str] = set()
+        for v in self.variants.values():
+            used |= {v.packed} | set(constants_of(b"".join(self.code[v.program].pieces())))
+        return {name: array for name, array in self.constants.items() if name in used}
 
     def _variable_values(self) -> dict[str, np.ndarray]:
         return {name: state.read() for name, state in sorted(self.variables.items())}
+
+
+@dataclass(frozen=True)
+class _Constants:
+    """What a package holds of a program's constants: arrays by name, those of the program in its
+    order, and the name of its packed form. Those with the numbers `absent` are in that only."""
+
+    arrays: dict[str, np.ndarray]
+    names: tuple[str, ...]
+    absent: frozenset[int] = frozenset()
+    packed: str = ""
+
+
+def _constants_of(executable: Executable, keep_packed: bool) -> _Constants:
+    program, loaded = executable.program, executable.loaded
+    if isinstance(executable, PackagedExecutable) and executable.variant.packed:
+        if not keep_packed:
+            raise GraphError(
+                "save",
+                "the executable comes from a package that holds its constants packed",
+                received="packed=False",
+                advice="Compile the graph, and save what comes of it",
+            )
+        stored, packed = executable.stored, executable.variant.packed
+        held = {
+            name: program.constants[n]
+            for n, name in enumerate(stored.names)
+            if n not in stored.absent
+        }
+        held[packed] = executable.package.constant(packed)
+        return _Constants(held, stored.names, stored.absent, packed)
+    form = None
+    if keep_packed and hasattr(loaded, "packed_constants"):
+        form = cast(PackingLoaded, loaded).packed_constants()
+    absent = frozenset[int]() if form is None else cast(PackingLoaded, loaded).absorbed
+    names, arrays = [], {}
+    for n, array in enumerate(program.constants):
+        names.append("" if n in absent else Data(array).digest)
+        if n not in absent:
+            arrays[names[-1]] = array
+    name = ""
+    if form is not None:
+        name = f"packed-{Data(form).digest}"
+        arrays[name] = form
+    return _Constants(arrays, tuple(names), absent, name)
 
 
 def _once(data: bytes) -> Any:

@@ -259,7 +259,15 @@ class Loop(RegionOp):
             rows.append((i, found[self.carried :]))
             done += 1
         stacks = []
-        for n, t in enumerate(self.body.result_types[self.carried :]):
+        types = self.body.result_types[self.carried :]
+        if not rows and not all(t.is_static for t in types):
+            # Sizes that no iteration showed: those of one on zeros.
+            slices = [np.zeros(a.shape[1:], a.dtype) for a in parts.scanned]
+            found = run_region(self.body, [np.int32(0), *slices, *values, *captured])
+            types = tuple(TensorType(np.shape(a), np.asarray(a).dtype) for a in found)[
+                self.carried :
+            ]
+        for n, t in enumerate(types):
             shape = rows[0][1][n].shape if rows else t.static_shape
             stacks.append(np.zeros((most or 0, *shape), t.dtype.numpy))
             for i, row in rows:

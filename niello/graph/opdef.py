@@ -142,6 +142,10 @@ class Op:
     # Inputs whose values decide shapes (ops/by_value.py): `decompose` needs to know them.
     value_inputs: ClassVar[tuple[int, ...]] = ()
 
+    # Inputs that contractions inside a composite operation read: mixed precision makes halves of
+    # them where a library runs the operation whole.
+    half_inputs: ClassVar[tuple[int, ...]] = ()
+
     def infer(self, *inputs: TensorType) -> TensorType | tuple[TensorType, ...]:
         raise CompilerBug(self.name, "the contract lacks infer")
 
@@ -208,6 +212,11 @@ class Op:
     def domain(self, *inputs: TensorType) -> tuple[int, ...] | None:
         """The natural iteration space of the output when it is not the output's shape: a shape
         with as many elements, such as groups apart from the channels inside them."""
+        return None
+
+    def bare(self) -> tuple[Op, int] | None:
+        """For an operation whose last inputs are its own results, made by other operations: the
+        operation without them, which a library may run instead, and how many they are."""
         return None
 
     # --- derived

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 
-from niello.core.errors import CompilerBug, GraphError, NielloError
+from niello.core.errors import CompilerBug, GraphError, NielloError, ShapeError
+from niello.core.shapes import merge_shapes
 from niello.core.types import TensorType
 from niello.graph.graph import GraphDefinition
 from niello.graph.operation import Operation
@@ -137,10 +138,21 @@ def regions_fit(graph: GraphDefinition) -> Iterator[Broken]:
             continue
         wanted = o.op.region_types(*(t.type for t in o.inputs))
         for region, types in zip(o.op.regions, wanted, strict=True):
-            if region.parameter_types != types:
-                found = _types(region.parameter_types)
+            given = region.parameter_types
+            if len(given) != len(types) or not all(map(_fits, given, types)):
+                found = _types(given)
                 yield o, f"the parameters of {region.graph.name} are {found}, not {_types(types)}"
             yield from ((o, problem) for problem in _broken_region(region))
+
+
+def _fits(parameter: TensorType, given: TensorType) -> bool:
+    """Whether a parameter can take a value; a size may be known of one of them only, as where what
+    was called has taken the place of the call."""
+    try:
+        merge_shapes(parameter.shape, given.shape, "verify")
+    except ShapeError:
+        return False
+    return parameter.dtype is given.dtype
 
 
 def _broken_region(region: Region) -> Iterator[str]:

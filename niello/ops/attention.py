@@ -148,6 +148,7 @@ class Attention(Attending):
     scale: float | None
     window: tuple[int, int] | None
     name: ClassVar[str] = "attention"
+    half_inputs: ClassVar[tuple[int, ...]] = (0, 1, 2)
     traits: ClassVar[Trait] = Trait.NONE
     doc: ClassVar[str] = (
         "softmax(scale q k^T + mask) v over [..., heads, length, width], and the logarithm of the "
@@ -215,6 +216,7 @@ class AttentionGradient(Attending):
     scale: float | None
     window: tuple[int, int] | None
     name: ClassVar[str] = "attention_gradient"
+    half_inputs: ClassVar[tuple[int, ...]] = (0, 2, 4, 5, 6)
     traits: ClassVar[Trait] = Trait.NONE
     doc: ClassVar[str] = (
         "Gradients of attention with respect to query, key, value and a mask of floats, from the "

@@ -1,4 +1,4 @@
-"""Factorizations of square matrices, and triangular systems: routines, one team for each matrix.
+"""Factorizations of square matrices, and triangular systems, real and complex.
 
 LU with partial pivoting and Cholesky as in Golub and Van Loan, Matrix Computations, 3.4 and 4.2.
 """
@@ -11,24 +11,27 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from niello.core.dtypes import DType, float32, float64, int32
+from niello.core.dtypes import DType, int32
 from niello.core.errors import ShapeError
 from niello.core.records import frozen
 from niello.core.shapes import Shape, show
 from niello.core.types import TensorType
-from niello.graph.opdef import Op, Sample, Trait, functions, real, register, sample
+from niello.graph.opdef import Op, Sample, Trait, real, register, sample
 from niello.graph.tensor import Tensor
-from niello.kernel.routine_build import Place, RoutineBuilder
+from niello.ops import blocked
+from niello.ops.blocked import adjoint, f
 from niello.ops.define import check_dtype
+from niello.ops.factor_panels import hermitian, mixed
+from niello.ops.fields import NUMBERS
 from niello.ops.movement import apply, zeros_like
+from niello.ops.triangular import InvertedOrder, TriangularColumns
 
 Array = np.ndarray
-REALS = (float32, float64)
 
 
-def f(name: str) -> Any:
-    """A published function, which may be in a module that needs this one."""
-    return functions()[name]
+def conjugate(x: Tensor) -> Tensor:
+    """The complex conjugate; real tensors are their own."""
+    return f("conj")(x) if x.dtype.is_complex else x  # type: ignore[no-any-return]
 
 
 def matmul(a: Tensor, b: Tensor) -> Tensor:
@@ -77,7 +80,7 @@ class Factorization(Op):
     """Base of ops of square matrices."""
 
     traits: ClassVar[Trait] = Trait.EXPENSIVE
-    dtypes: ClassVar[tuple[DType, ...]] = REALS
+    dtypes: ClassVar[tuple[DType, ...]] = NUMBERS
 
     def checked(self, x: TensorType) -> Shape | None:
         """The shape of the matrices."""
@@ -109,7 +112,7 @@ class LU(Factorization):
         swaps = np.zeros(len(lu), np.int32)
         for one, rows, number in zip(lu, order, range(len(lu)), strict=True):
             for k in range(n):
-                p = k + int(np.argmax(np.abs(one[k:, k])))
+                p = k + int(np.argmax(np.abs(one[k:, k].real) + np.abs(one[k:, k].imag)))
                 if p != k:
                     one[[k, p]], rows[[k, p]] = one[[p, k]], rows[[p, k]]
                     swaps[number] += 1
@@ -136,47 +139,10 @@ class LU(Factorization):
         right = turned(triangular(packed, turned(left), lower=False))
         return [f("gather")(right, outputs[2], axis=-2, batch_dims=_lead(right))]
 
-    def routine(self, r: RoutineBuilder, *inputs: Place) -> None:
-        (a,) = inputs
-        lu, order, inverse, swaps = r.outputs
-        n = a.shape[-1]
-        team = r.teams(max(math.prod(a.shape[:-2]), 1))
-        if not math.prod(a.shape[:-2]):
-            return
-        base, first = team * (n * n), team * n
-        with r.spread(n * n) as m:
-            r.write(lu, base + m, r.read(a, base + m))
-        with r.spread(n) as m:
-            r.write(order, first + m, r.cast(m, int32))
-        count = r.variable(int32, 0)
-        with r.loop(0, n) as k:
-            row = base + k * n
-            _, at = r.arg_reduce("max", n - k, lambda m: r.abs(r.read(lu, base + (k + m) * n + k)))
-            chosen = r.min(k + at, n - 1)
-            with r.when(chosen.ne(k)):
-                other = base + chosen * n
-                with r.spread(n) as m:
-                    x, y = r.read(lu, row + m), r.read(lu, other + m)
-                    r.write(lu, row + m, y)
-                    r.write(lu, other + m, x)
-                i, j = r.read(order, first + k), r.read(order, first + chosen)
-                r.write(order, first + k, j)
-                r.write(order, first + chosen, i)
-                count.set(count.get() + 1)
-            pivot = r.read(lu, row + k)
-            with r.loop(k + 1, n) as i:
-                below = base + i * n
-                value = r.read(lu, below + k)
-                factor = r.where(pivot.eq(0.0), value, value / pivot)
-                r.write(lu, below + k, factor)
-                with r.spread(n - 1 - k) as m:
-                    column = k + 1 + m
-                    left = r.read(lu, below + column)
-                    r.write(lu, below + column, left - factor * r.read(lu, row + column))
-        with r.loop(0, n) as k:
-            chosen = r.read(order, first + k, low=0, high=max(n - 1, 0))
-            r.write(inverse, first + r.cast(chosen, r.index(0).dtype), r.cast(k, int32))
-        r.write(swaps, team, count.get())
+    def decompose(self, a: Tensor) -> tuple[Tensor, ...]:
+        packed, order, swaps = blocked.lu(a)
+        inverse = apply(InvertedOrder(), order)
+        return packed, order, inverse, swaps
 
     @classmethod
     def samples(cls) -> Sequence[Sample]:
@@ -188,6 +154,8 @@ class LU(Factorization):
             sample(np.array([[1.0, 2.0], [2.0, 4.0]]), grad=False),
             sample(real(0, 3, 3)),
             sample(well_conditioned(20, 20), grad=False, tolerance=100),
+            sample(mixed(2, 4, 4), tolerance=60),
+            sample(well_conditioned(150, 150), grad=False, tolerance=1000),
         ]
 
 
@@ -202,7 +170,7 @@ def _lead(x: Tensor) -> int:
 class Cholesky(Factorization):
     name: ClassVar[str] = "cholesky_factor"
     doc: ClassVar[str] = (
-        "The lower triangular L with L L^T = (A + A^T) / 2; NaN from the first pivot that is not "
+        "The lower triangular L with L L^H = (A + A^H) / 2; NaN from the first pivot that is not "
         "positive on (LAPACK potrf)."
     )
 
@@ -211,51 +179,29 @@ class Cholesky(Factorization):
         return x
 
     def reference(self, a: Array) -> Array:
-        symmetric = (a + np.swapaxes(a, -1, -2)) / 2
+        symmetric = (a + np.swapaxes(a, -1, -2).conj()) / 2
         found = np.zeros_like(symmetric)
         for i in range(a.shape[-1]):
             for j in range(i + 1):
-                inner = (found[..., i, :j] * found[..., j, :j]).sum(-1, dtype=a.dtype)
+                inner = (found[..., i, :j] * found[..., j, :j].conj()).sum(-1, dtype=a.dtype)
                 rest = symmetric[..., i, j] - inner
-                found[..., i, j] = np.sqrt(rest) if i == j else rest / found[..., j, j]
+                found[..., i, j] = np.sqrt(rest.real) if i == j else rest / found[..., j, j]
         return found
 
     def grad(
         self, gradients: Sequence[Any], inputs: Sequence[Tensor], outputs: Sequence[Tensor]
     ) -> Sequence[Tensor | None]:
-        lower = outputs[0]
-        inner = matmul(turned(lower), gradients[0])
+        # `gradients` conjugates what arrives and what is given, as for holomorphic functions.
+        lower, g = outputs[0], conjugate(gradients[0])
+        inner = matmul(adjoint(lower), g)
         halved = f("tril")(inner, -1) + identity_like(inner) * inner * 0.5
-        left = triangular(lower, halved, lower=True, transpose=True)
-        whole = turned(triangular(lower, turned(left), lower=True, transpose=True))
-        return [(whole + turned(whole)) * 0.5]
+        upper = conjugate(lower)  # of whose transposes the systems are
+        left = triangular(upper, halved, lower=True, transpose=True)
+        whole = adjoint(triangular(upper, adjoint(left), lower=True, transpose=True))
+        return [conjugate((whole + adjoint(whole)) * 0.5)]
 
-    def routine(self, r: RoutineBuilder, *inputs: Place) -> None:
-        (a,) = inputs
-        out = r.outputs[0]
-        n = a.shape[-1]
-        base = r.teams(max(math.prod(a.shape[:-2]), 1)) * (n * n)
-        if not a.elements:
-            return
-        with r.spread(n * n) as m:
-            r.write(out, base + m, 0.0)
-        with r.loop(0, n) as i:
-            with r.loop(0, i) as j:
-                rest = self._rest(r, a, out, base, n, i, j)
-                r.write(out, base + i * n + j, rest / r.read(out, base + j * n + j))
-            r.write(out, base + i * n + i, r.sqrt(self._rest(r, a, out, base, n, i, i)))
-
-    def _rest(
-        self, r: RoutineBuilder, a: Place, out: Place, base: Any, n: int, i: Any, j: Any
-    ) -> Any:
-        """A[i, j] less what the columns before j make of it."""
-        inner = r.reduce(
-            "add",
-            j,
-            lambda m: r.read(out, base + i * n + m) * r.read(out, base + j * n + m),
-        )
-        both = r.read(a, base + i * n + j) + r.read(a, base + j * n + i)
-        return both * 0.5 - inner
+    def decompose(self, a: Tensor) -> Tensor:
+        return blocked.cholesky((a + adjoint(a)) * 0.5)
 
     @classmethod
     def samples(cls) -> Sequence[Sample]:
@@ -266,6 +212,8 @@ class Cholesky(Factorization):
             sample(np.array([[1.0, 2.0], [2.0, 1.0]]), grad=False),
             sample(real(0, 3, 3)),
             sample(positive_definite(19, 19), grad=False, tolerance=100),
+            sample(hermitian(mixed(2, 4, 4)), tolerance=60),
+            sample(positive_definite(150, 150) / 150, grad=False, tolerance=1000),
         ]
 
 
@@ -277,7 +225,7 @@ class TriangularSolve(Op):
     unit: bool  # take the diagonal to be ones
     name: ClassVar[str] = "triangular_solve"
     traits: ClassVar[Trait] = Trait.EXPENSIVE
-    dtypes: ClassVar[tuple[DType, ...]] = REALS
+    dtypes: ClassVar[tuple[DType, ...]] = NUMBERS
     doc: ClassVar[str] = (
         "X with A X = B, or with `transpose` A^T X = B, where only the lower (upper) triangle of A "
         "is looked at (BLAS trsm)."
@@ -330,29 +278,9 @@ class TriangularSolve(Op):
         by_a = cut(-product, (-1 if self.below else 1) if self.unit else 0)
         return [by_a, by_b]
 
-    def routine(self, r: RoutineBuilder, *inputs: Place) -> None:
-        a, b = inputs
-        out = r.outputs[0]
-        n, k = b.shape[-2:]
-        team = r.teams(max(math.prod(b.shape[:-2]), 1))
-        if not b.elements:
-            return
-        square, base = team * (n * n), team * (n * k)
-        forward = self.below != self.transpose
-
-        def entry(i: Any, j: Any) -> Any:
-            row, column = (j, i) if self.transpose else (i, j)
-            return r.read(a, square + row * n + column)
-
-        with r.loop(0, n) as step:
-            i = step if forward else n - 1 - step
-            with r.spread(k) as m:
-                rest = r.variable(b.dtype, r.read(b, base + i * k + m))
-                with r.loop(0, step) as done:
-                    j = done if forward else n - 1 - done
-                    rest.set(rest.get() - entry(i, j) * r.read(out, base + j * k + m))
-                value = rest.get()
-                r.write(out, base + i * k + m, value if self.unit else value / entry(i, i))
+    def decompose(self, a: Tensor, b: Tensor) -> Tensor:
+        leaf = TriangularColumns(self.below, self.transpose, self.unit, 1)
+        return blocked.triangular(leaf, a, b)
 
     @classmethod
     def samples(cls) -> Sequence[Sample]:
@@ -368,6 +296,20 @@ class TriangularSolve(Op):
                 well_conditioned(2, 3, 3), real(2, 3, 1), below=True, transpose=False, unit=False
             ),
             sample(a, real(4, 0), below=True, transpose=False, unit=False),
+            sample(mixed(4, 4), real(4, 3), below=True, transpose=True, unit=False, tolerance=20),
+            *(
+                sample(
+                    well_conditioned(100, 100) + 10 * np.eye(100),
+                    real(100, 2),
+                    below=low,
+                    transpose=t,
+                    unit=False,
+                    grad=False,
+                    tolerance=60,
+                )
+                for low in (False, True)
+                for t in (False, True)
+            ),
         ]
 
 

@@ -30,7 +30,7 @@ from niello.graph.opdef import (
     sample,
 )
 from niello.graph.tensor import Tensor
-from niello.ops import fourier_lengths
+from niello.ops import fourier_lengths, fourier_pairs
 from niello.ops.complex import PAIRS
 from niello.ops.complex import complex as complex_of
 from niello.ops.define import cast_to, check_dtype
@@ -103,7 +103,7 @@ class Fourier(Transform):
         return [apply(self, gradients[0])]
 
     def planes(self, z: Planes) -> Planes:
-        return fourier_lengths.transform(z, self.axis, self.inverse, self.scale)
+        return fourier_pairs.transform(z, self.axis, self.inverse, self.scale)
 
     @classmethod
     def samples(cls) -> Sequence[Sample]:
@@ -155,7 +155,7 @@ class RealFourier(Transform):
         return [apply(RealFourierGradient(self.axis, self.inverse, self.scale), gradients[0], x)]
 
     def planes(self, x: Tensor) -> Planes:
-        return fourier_lengths.real_transform(x, self.axis, self.inverse, self.scale)
+        return fourier_pairs.real_transform(x, self.axis, self.inverse, self.scale)
 
     @classmethod
     def samples(cls) -> Sequence[Sample]:
@@ -202,7 +202,7 @@ class RealFourierGradient(Transform):
     def planes(self, g: Planes, like: Any) -> Tensor:
         n = (like.real if isinstance(like, Planes) else like).type.static_shape[self.axis]
         padded = fourier_lengths.resized(g, self.axis, n)
-        return fourier_lengths.transform(padded, self.axis, not self.inverse, self.scale).real
+        return fourier_pairs.transform(padded, self.axis, not self.inverse, self.scale).real
 
     @classmethod
     def samples(cls) -> Sequence[Sample]:
@@ -255,7 +255,7 @@ class HermitianFourier(Transform):
         return [apply(Doubled(self.axis, self.odd), whole)]
 
     def planes(self, z: Planes) -> Tensor:
-        return fourier_lengths.hermitian_transform(
+        return fourier_pairs.hermitian_transform(
             z, self.axis, self.inverse, self.scale, self.length(z.real.type.static_shape[self.axis])
         )
 

@@ -70,9 +70,22 @@ def split_of(n: int) -> int:
     return best
 
 
+class Turning(Op):
+    """Base of the ops that transform by butterflies."""
+
+    axis: int
+    inverse: bool  # the sign of the exponent: plus
+    scale: float
+    rows: int
+
+    def pairs_of(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape of the complex numbers that the first input holds."""
+        return shape[:-1]
+
+
 @register
 @frozen
-class FourierColumns(Op):
+class FourierColumns(Turning):
     """Inputs: pairs along a last axis of two, cosines and sines of `table(n)`; with `rows` those of
     `middle_table(rows, n / rows)` too."""
 
@@ -123,7 +136,7 @@ class FourierColumns(Op):
         if not inputs[0].elements:
             return
         if self.rows:
-            _Matrix(self, r, inputs).write()
+            Matrix(self, r, inputs).write()
         else:
             _Columns(self, r, inputs).write()
 
@@ -142,13 +155,13 @@ class FourierColumns(Op):
         return found
 
 
-class _Transform:
+class Transformed:
     """The statements of one transform; subclasses say where elements come from and go to."""
 
-    def __init__(self, op: FourierColumns, r: RoutineBuilder, inputs: Sequence[Place]) -> None:
+    def __init__(self, op: Turning, r: RoutineBuilder, inputs: Sequence[Place]) -> None:
         self.op, self.r = op, r
         self.source, self.tables = inputs[0], inputs[1:]
-        shape, axis = inputs[0].shape[:-1], op.axis
+        shape, axis = op.pairs_of(inputs[0].shape), op.axis
         self.outer, self.n = math.prod(shape[:axis]), shape[axis]
         self.inner = math.prod(shape[axis + 1 :])
         self.kind = compute_dtype(inputs[0].dtype)
@@ -249,7 +262,7 @@ def _writer(r: RoutineBuilder, pair: Sequence[Place]) -> Callable[[Any, Any, Any
     return write
 
 
-class _Columns(_Transform):
+class _Columns(Transformed):
     """Blocks of columns, or of rows, one in each lane."""
 
     def write(self) -> None:
@@ -295,7 +308,7 @@ class _Columns(_Transform):
         )
 
 
-class _Matrix(_Transform):
+class Matrix(Transformed):
     """Contiguous rows of n: each is seen as a matrix, its columns are transformed, turned, and then
     its rows (Bailey, J. Supercomputing 4, 1990), all in fast memory."""
 
@@ -326,9 +339,17 @@ class _Matrix(_Transform):
                 r.read(middle[0], row * padded + column),
                 r.read(middle[1], row * padded + column),
             ),
-            lambda _, place, row, value: self.write_pair(base + place * rows + row, value),
+            lambda _, place, row, value: self.put(base, place * rows + row, value),
             buffers,
         )
+        self.finish(base)
+
+    def put(self, base: Any, place: Any, value: Number) -> None:
+        """Take an element of the result of the transform that begins at `base`."""
+        self.write_pair(base + place, value)
+
+    def finish(self, base: Any) -> None:
+        """What is left to do when all elements are taken."""
 
 
 def times(a: Number, b: Number) -> Number:

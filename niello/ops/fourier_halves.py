@@ -14,8 +14,23 @@ from niello.core.types import TensorType
 from niello.graph.opdef import Op, Sample, Trait, not_differentiable, real, register
 from niello.kernel.routine_build import Place, RoutineBuilder
 from niello.ops.define import check_dtype
-from niello.ops.fourier_columns import table
+from niello.ops.fourier_columns import (
+    Matrix,
+    Number,
+    Turning,
+    middle_table,
+    scaled,
+    split_of,
+    table,
+)
 from niello.ops.movement import require_rank
+
+
+def of_halves(z: Number, mirrored: Number, turn: Number) -> Number:
+    """X[k] from Z[k], Z[-k] and exp(sign 2 pi i k / n); see HalfSpectrum."""
+    (a, b), (c, d), (t, s) = z, mirrored, turn
+    x, y = (b + d) * 0.5, (c - a) * 0.5
+    return (a + c) * 0.5 + x * t - y * s, (b - d) * 0.5 + x * s + y * t
 
 
 @register
@@ -82,11 +97,8 @@ class HalfSpectrum(Op):
             r.write(out, at + 1, y)
 
         def one(k: Any, i: Any) -> None:
-            (a, b), (c, d) = pair(k, i), pair(half - k, i)
-            x, y = (b + d) * 0.5, (c - a) * 0.5
-            s = r.read(sin, k) if self.inverse else -r.read(sin, k)
-            t = r.read(cos, k)
-            put(k, i, (a + c) * 0.5 + x * t - y * s, (b - d) * 0.5 + x * s + y * t)
+            turn = r.read(cos, k), r.read(sin, k) if self.inverse else -r.read(sin, k)
+            put(k, i, *of_halves(pair(k, i), pair(half - k, i), turn))
 
         with r.spread(inner) as i:
             x, y = pair(0, i)
@@ -111,3 +123,86 @@ class HalfSpectrum(Op):
             )
             for number, shape in enumerate([(2, 1, 1), (2, 8, 1), (3, 5, 4), (1, 40, 1), (0, 2, 1)])
         ]
+
+
+@register
+@frozen
+class RealRows(Turning):
+    """Inputs: real rows of n, cosines and sines of `table(n / 2)`, those of `middle_table(rows, n /
+    2 / rows)`, those of `table(n)`."""
+
+    axis: int  # the last
+    inverse: bool  # the sign of the exponent: plus
+    scale: float
+    rows: int  # of the matrix that n / 2 elements are seen as
+    name: ClassVar[str] = "real_rows"
+    traits: ClassVar[Trait] = Trait.EXPENSIVE
+    dtypes: ClassVar[tuple[DType, ...]] = (float32, float64)
+    doc: ClassVar[str] = (
+        "n / 2 + 1 elements of the Fourier transform, times `scale`, of contiguous rows of n real "
+        "numbers, as pairs [..., 2]."
+    )
+    grad = not_differentiable("real_fourier, which is made of it, has its own")
+
+    def infer(self, *types: TensorType) -> TensorType:
+        x = types[0]
+        for t in types:
+            check_dtype(self.name, t.dtype, self.dtypes)
+        require_rank(self.name, x, "to find the axis")
+        *lead, n = x.shape or (None,)
+        return TensorType((*lead, None if n is None else n // 2 + 1, 2), x.dtype)
+
+    def reference(self, *arrays: np.ndarray) -> np.ndarray:
+        x = arrays[0].astype(np.float64)
+        found = np.fft.rfft(x, axis=-1) * self.scale
+        sign = -1.0 if self.inverse else 1.0
+        return np.stack([found.real, sign * found.imag], -1).astype(arrays[0].dtype)
+
+    def pairs_of(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        return (*shape[:-1], shape[-1] // 2)
+
+    def routine(self, r: RoutineBuilder, *inputs: Place) -> None:
+        if inputs[0].elements:
+            _RealMatrix(self, r, inputs).write()
+
+    @classmethod
+    def samples(cls) -> Sequence[Sample]:
+        found = []
+        for number, (count, n) in enumerate([(2, 512), (1, 1024), (0, 512)]):
+            rows = split_of(n // 2)
+            tables = (*table(n // 2), *middle_table(rows, n // 2 // rows), *table(n))
+            attributes = {"axis": -1, "inverse": bool(number % 2), "scale": 0.5, "rows": rows}
+            inputs = (real(count, n), *(np.array(t) for t in tables))
+            found.append(Sample(inputs, attributes, None, False, 40))
+        return found
+
+
+class _RealMatrix(Matrix):
+    """The transform of even elements plus i times odd ones is kept, then made into that of all."""
+
+    def write(self) -> None:
+        self.kept = self.pair_of_buffers(self.n)
+        super().write()
+
+    def put(self, base: Any, place: Any, value: Number) -> None:
+        for buffer, part in zip(self.kept, scaled(value, self.op.scale), strict=True):
+            self.r.write(buffer, place, part)
+
+    def _kept(self, k: Any) -> Number:
+        return self.r.read(self.kept[0], k), self.r.read(self.kept[1], k)
+
+    def finish(self, base: Any) -> None:
+        r, half = self.r, self.n
+        out = r.outputs[0]
+        first = r.team * (2 * (half + 1))
+
+        def result(k: Any, value: Number) -> None:
+            r.write(out, first + k * 2, value[0])
+            r.write(out, first + k * 2 + 1, value[1])
+
+        x, y = self._kept(0)
+        result(0, (x + y, r.const(0, self.kind)))
+        result(half, (x - y, r.const(0, self.kind)))
+        with r.spread(half - 1) as m:
+            k = m + 1
+            result(k, of_halves(self._kept(k), self._kept(half - k), self.turn(4, k)))

@@ -16,7 +16,7 @@ from niello.graph.opdef import Planes, functions
 from niello.graph.tensor import Tensor
 from niello.ops.define import cast_to
 from niello.ops.fourier_columns import FourierColumns, middle_table, radices, split_of, table
-from niello.ops.fourier_halves import HalfSpectrum
+from niello.ops.fourier_halves import HalfSpectrum, RealRows
 
 # Longer transforms would leave the fast memory of a core: 16 columns in two buffers of pairs.
 LONGEST = 4096
@@ -146,6 +146,13 @@ def real_transform(x: Tensor, axis: int, inverse: bool, scale: float) -> Planes:
         whole = transform(Planes(x, x * 0.0), axis, inverse, scale)
         return resized(whole, axis, n // 2 + 1)
     half = n // 2
+    rows = split_of(half)
+    if rows and half <= LONGEST and math.prod(shape[axis + 1 :]) == 1 and radices(half):
+        row_op = RealRows(-1, inverse, float(scale), rows)
+        tables = (*table(half), *middle_table(rows, half // rows), *table(n))
+        flat = x.reshape(shape[: axis + 1])
+        spectrum: Any = x.graph.apply(row_op, flat, *_constants(x, tables))
+        return _parts(spectrum.reshape((*shape[:axis], half + 1, *shape[axis + 1 :], 2)))
     if axis == len(shape) - 1:  # even and odd elements are pairs already
         z = _parts(x.reshape((*shape[:axis], half, 2)))
     else:

@@ -1,4 +1,4 @@
-"""Linear algebra on stacks of matrices: solving, inverting, factoring, norms.
+"""Linear algebra on stacks of real or complex matrices: solving, inverting, factoring, norms.
 
 Half types and integers are computed in float32. The functions are NumPy's and PyTorch's; what a
 singular or rank-deficient matrix gives is said where it matters.
@@ -6,25 +6,28 @@ singular or rank-deficient matrix gives is said where it matters.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 
-from niello.core.dtypes import DType, float32, int32
-from niello.core.errors import AttributeValueError, DTypeError, ShapeError
+from niello.core.dtypes import DType, complex64, float32, int32
+from niello.core.errors import AttributeValueError, ShapeError
 from niello.core.records import frozen
 from niello.core.shapes import show
 from niello.core.types import TensorType
 from niello.graph.opdef import Op, Sample, Trait, function, plain_function, real, register, sample
 from niello.graph.tensor import Tensor
+from niello.ops.blocked import adjoint, f
 from niello.ops.define import as_operand, cast_to, check_dtype
+from niello.ops.eigen import as_kind, epsilon, phases
+from niello.ops.factor_panels import mixed
 from niello.ops.factorize import (
     LU,
-    REALS,
     Cholesky,
     Factorization,
-    f,
+    conjugate,
     identity_like,
     matmul,
     matrix_shape,
@@ -32,8 +35,10 @@ from niello.ops.factorize import (
     turned,
     well_conditioned,
 )
+from niello.ops.fields import NUMBERS
 from niello.ops.movement import apply, integer, tensor_of
-from niello.ops.orthogonal import epsilon, orthogonal, rotated, symmetric_eigen
+from niello.ops.orthogonal import orthogonal, rotated, symmetric_eigen
+from niello.ops.svd_gradient import svd_gradient
 
 Array = np.ndarray
 
@@ -41,15 +46,10 @@ Array = np.ndarray
 def _matrices(asked: str, x: Any, *, square: bool = False) -> Tensor:
     """The operand in a dtype that factorizations work in."""
     tensor = tensor_of(asked, x)
-    if tensor.dtype.is_complex:
-        raise DTypeError(
-            asked,
-            "works on real matrices",
-            received=tensor.dtype.name,
-            advice="Write [[Re, -Im], [Im, Re]] as one real matrix",
-        )
     matrix_shape(asked, tensor.type, square=square)
-    return tensor if tensor.dtype in REALS else cast_to(tensor, float32)
+    if tensor.dtype in NUMBERS:
+        return tensor
+    return cast_to(tensor, complex64 if tensor.dtype.is_complex else float32)
 
 
 def _together(asked: str, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
@@ -99,9 +99,9 @@ def lu(x: Any, *, name: str | None = None) -> tuple[Tensor, Tensor, Tensor]:
 
 @function
 def cholesky(x: Any, *, upper: bool = False, name: str | None = None) -> Tensor:
-    """The lower triangular L with L L^T = x, or with `upper` its transpose.
+    """The lower triangular L with L L^H = x, or with `upper` its conjugate transpose.
 
-    The symmetric part of x is factored; from the first pivot that is not positive on there are NaNs
+    The Hermitian part of x is factored; from the first pivot that is not positive on there are NaNs
     (other libraries raise: test with `nl.is_nan`). As NumPy's cholesky.
 
     Example:
@@ -110,7 +110,7 @@ def cholesky(x: Any, *, upper: bool = False, name: str | None = None) -> Tensor:
         (2, 3, 3)
     """
     found = apply(Cholesky(), _matrices("cholesky", x, square=True), name=name)
-    return turned(found) if upper else found
+    return adjoint(found) if upper else found
 
 
 @plain_function
@@ -133,7 +133,7 @@ def qr(x: Any, *, mode: str = "reduced", name: str | None = None) -> tuple[Tenso
 
 @plain_function
 def eigh(x: Any, *, name: str | None = None) -> tuple[Tensor, Tensor]:
-    """(eigenvalues ascending [..., n], eigenvectors as columns [..., n, n]) of (x + x^T) / 2.
+    """(eigenvalues ascending [..., n], eigenvectors as columns [..., n, n]) of (x + x^H) / 2.
 
     Of each eigenvector the element of largest magnitude is positive. The gradient of the vectors is
     infinite where eigenvalues are equal. As NumPy's eigh, but for the signs.
@@ -149,7 +149,7 @@ def eigh(x: Any, *, name: str | None = None) -> tuple[Tensor, Tensor]:
 
 @function
 def eigvalsh(x: Any, *, name: str | None = None) -> Tensor:
-    """The eigenvalues of (x + x^T) / 2 in ascending order. As NumPy's eigvalsh.
+    """The eigenvalues of (x + x^H) / 2 in ascending order. As NumPy's eigvalsh.
 
     Example:
         >>> import niello as nl
@@ -164,9 +164,9 @@ def eigvalsh(x: Any, *, name: str | None = None) -> Tensor:
 class SVD(Op):
     name: ClassVar[str] = "svd"
     traits: ClassVar[Trait] = Trait.EXPENSIVE
-    dtypes: ClassVar[tuple[DType, ...]] = REALS
+    dtypes: ClassVar[tuple[DType, ...]] = NUMBERS
     doc: ClassVar[str] = (
-        "A = U diag(s) V^T: U [m, k], s descending [k], V^T [k, n] with k = min(m, n) (LAPACK "
+        "A = U diag(s) V^H: U [m, k], s descending [k], V^H [k, n] with k = min(m, n) (LAPACK "
         "gesvd, but for the signs)."
     )
 
@@ -174,55 +174,30 @@ class SVD(Op):
         check_dtype(self.name, x.dtype, self.dtypes)
         shape = matrix_shape(self.name, x)
         if shape is None:
-            return x, x, x
+            return x, TensorType(None, x.dtype.plane), x
         *lead, m, n = shape
         k = None if m is None or n is None else min(m, n)
-        kinds = ((*lead, m, k), (*lead, k), (*lead, k, n))
-        u, s, v = (TensorType(t, x.dtype) for t in kinds)
-        return u, s, v
+        u, v = (TensorType(t, x.dtype) for t in ((*lead, m, k), (*lead, k, n)))
+        return u, TensorType((*lead, k), x.dtype.plane), v
 
     def reference(self, a: Array) -> tuple[Array, Array, Array]:
         u, s, v = np.linalg.svd(a, full_matrices=False)
-        # The factor of which JacobiSVD turns the columns has definite signs.
+        # The factor of which JacobiSVD turns the columns has definite phases.
         wide = a.shape[-2] < a.shape[-1]
-        side = u if wide else np.swapaxes(v, -1, -2)
-        at = np.argmax(np.abs(side), axis=-2, keepdims=True) if side.size else None
-        if at is None:
-            return u, s, v
-        signs = np.where(np.take_along_axis(side, at, axis=-2) < 0, -1, 1).astype(a.dtype)
-        return u * signs, s, v * np.swapaxes(signs, -1, -2)
+        turn = phases(u) if wide else phases(np.swapaxes(v, -1, -2)).conj()
+        return u * turn, s, v * np.swapaxes(turn, -1, -2).conj()
 
     def grad(
         self, gradients: Sequence[Any], inputs: Sequence[Tensor], outputs: Sequence[Tensor]
     ) -> Sequence[Tensor | None]:
-        by_u, by_s, by_v = gradients
-        u, s, v = outputs
-        eye = identity_like(matmul(v, turned(v)))
-        column, row = s.expand_dims(-1), s.expand_dims(-2)
-        # (s_j - s_i)(s_j + s_i), which does not cancel as the difference of squares does.
-        gaps = (1.0 - eye) / ((row - column) * (row + column) + eye)
-        inner = eye * 0.0 if by_s is None else eye * by_s.expand_dims(-1)
-        outer: Tensor | None = None
-        if by_u is not None:
-            part = matmul(turned(u), by_u)
-            inner = inner + (part - turned(part)) * gaps * row
-            rest = by_u - matmul(u, part)
-            outer = matmul(rest / row, v)
-        if by_v is not None:
-            part = matmul(v, turned(by_v))
-            inner = inner + column * ((part - turned(part)) * gaps)
-            rest = by_v - matmul(turned(part), v)
-            other = matmul(u / row, rest)
-            outer = other if outer is None else outer + other
-        found = matmul(matmul(u, inner), v)
-        return [found if outer is None else found + outer]
+        return [svd_gradient(gradients, outputs, inputs[0])]
 
     def decompose(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         m, n = x.type.static_shape[-2:]
-        s, v, rows = rotated(x if m < n else turned(x))
+        s, v, rows = rotated(x if m < n else adjoint(x))
         # The rows are orthogonal, but those of singular values near zero have no direction.
-        q, _ = orthogonal(turned(rows))
-        return (turned(v), s, turned(q)) if m < n else (q, s, v)
+        q, _ = orthogonal(adjoint(rows))
+        return (adjoint(v), s, adjoint(q)) if m < n else (q, s, v)
 
     @classmethod
     def samples(cls) -> Sequence[Sample]:
@@ -233,12 +208,14 @@ class SVD(Op):
             sample(np.stack([tall[:3], tall[1:] * 2]), tolerance=100),
             sample(np.array([[3.0], [4.0]])),
             sample(real(0, 3, 2), grad=False),
+            sample(mixed(4, 3) @ np.diag([1.0, 2.0, 4.0]), tolerance=100),
+            sample(np.diag([1.0, 2.0, 4.0]) @ mixed(3, 4), tolerance=100),
         ]
 
 
 @plain_function
 def svd(x: Any, *, name: str | None = None) -> tuple[Tensor, Tensor, Tensor]:
-    """(U [..., m, k], s [..., k] descending, V^T [..., k, n]): x = U diag(s) V^T, k = min(m, n).
+    """(U [..., m, k], s [..., k] descending, V^H [..., k, n]): x = U diag(s) V^H, k = min(m, n).
 
     One-sided Jacobi: small singular values are found to high relative accuracy, and the columns of
     U are orthonormal for rank-deficient matrices too. The gradient of U and V is infinite where
@@ -318,6 +295,7 @@ class Solve(Factorization):
             sample(well_conditioned(4, 4), real(4, 3), tolerance=60),
             sample(well_conditioned(2, 3, 3), real(2, 3, 1), tolerance=60),
             sample(well_conditioned(3, 3), real(3, 0)),
+            sample(mixed(2, 3, 3), real(2, 3, 2), tolerance=60),
             sample(real(0, 3, 3), real(0, 3, 2)),
         ]
 
@@ -387,10 +365,10 @@ def cholesky_solve(b: Any, factor: Any, *, upper: bool = False, name: str | None
     """
     lower = _matrices("cholesky_solve", factor, square=True)
     if upper:
-        lower = turned(lower)
+        lower = adjoint(lower)
     left, right = _together("cholesky_solve", lower, as_operand("cholesky_solve", lower, b))
     first = triangular(left, right, lower=True)
-    return triangular(left, first, lower=True, transpose=True)
+    return triangular(conjugate(left), first, lower=True, transpose=True)
 
 
 @function
@@ -411,10 +389,30 @@ def inverse(x: Any, *, name: str | None = None) -> Tensor:
 def _log_determinant(x: Tensor) -> tuple[Tensor, Tensor]:
     packed, _, _, swaps = x.graph.add(LU(), [x]).outputs
     diagonal = f("diagonal")(packed, 0, -2, -1)
+    if x.dtype.is_complex:
+        size = diagonal.absolute()
+        angle = f("angle")(diagonal).sum(-1) + cast_to(swaps, size.dtype) * math.pi
+        none = size.equal(0.0).any(-1)
+        parts = (none.select(0.0, angle.cos()), none.select(0.0, angle.sin()))
+        return f("complex")(*parts), size.log().sum(-1)
     negative = (diagonal.less(0.0).cast(int32).sum(-1) + swaps) % 2
     sign = 1.0 - 2.0 * cast_to(negative, x.dtype)
     zero = diagonal.equal(0.0).any(-1)
     return zero.select(0.0, sign), diagonal.absolute().log().sum(-1)
+
+
+def _product(x: Tensor) -> Tensor:
+    """The product along the last axis; that of complex numbers in halves."""
+    n = x.type.static_shape[-1]
+    if not x.dtype.is_complex or n == 0:
+        real_part = x if not x.dtype.is_complex else f("real")(x)
+        return as_kind(real_part.prod(-1), x)
+    while n > 1:
+        half = n // 2
+        both = x[..., :half] * x[..., half : 2 * half]
+        x = f("concat")([both, x[..., 2 * half :]], axis=-1) if n % 2 else both
+        n -= half
+    return x[..., 0]  # type: ignore[no-any-return]
 
 
 @register
@@ -439,8 +437,8 @@ class Determinant(Factorization):
 
     def decompose(self, x: Tensor) -> Tensor:
         packed, _, _, swaps = x.graph.add(LU(), [x]).outputs
-        sign = 1.0 - 2.0 * cast_to(swaps % 2, x.dtype)
-        return f("diagonal")(packed, 0, -2, -1).prod(-1) * sign  # type: ignore[no-any-return]
+        sign = as_kind(1.0 - 2.0 * cast_to(swaps % 2, x.dtype.plane), x)
+        return _product(f("diagonal")(packed, 0, -2, -1)) * sign
 
     @classmethod
     def samples(cls) -> Sequence[Sample]:
@@ -448,6 +446,7 @@ class Determinant(Factorization):
             sample(well_conditioned(4, 4), tolerance=40),
             sample(well_conditioned(2, 3, 3), tolerance=40),
             sample(np.array([[0.0, 1.0], [1.0, 0.0]])),
+            sample(mixed(2, 3, 3), tolerance=40),
             sample(np.array([[1.0, 2.0], [2.0, 4.0]]), grad=False),
             sample(real(0, 2, 2)),
         ]
@@ -495,8 +494,8 @@ def pinv(x: Any, *, rtol: float | None = None, name: str | None = None) -> Tenso
     a = _matrices("pinv", x)
     u, s, v = svd(a)
     small = s.less_equal(s.max(-1, True) * _tolerance("pinv", a, rtol))
-    scale = small.select(0.0, 1.0 / small.select(1.0, s))
-    return matmul(turned(v) * scale.expand_dims(-2), turned(u))
+    scale = as_kind(small.select(0.0, 1.0 / small.select(1.0, s)), a)
+    return matmul(adjoint(v) * scale.expand_dims(-2), adjoint(u))
 
 
 def _tolerance(asked: str, a: Tensor, rtol: float | None) -> float:

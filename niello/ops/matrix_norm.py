@@ -9,8 +9,8 @@ from niello.core.dtypes import float32
 from niello.core.errors import AttributeValueError
 from niello.graph.opdef import function
 from niello.graph.tensor import Tensor
+from niello.ops.blocked import f
 from niello.ops.define import cast_to
-from niello.ops.factorize import f
 from niello.ops.linear_algebra import svd
 from niello.ops.movement import known_axes, tensor_of
 

@@ -14,33 +14,32 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from niello.core.dtypes import DType, float64
+from niello.core.dtypes import DType, float32, float64
 from niello.core.errors import NotDifferentiable, ShapeError
 from niello.core.records import frozen
 from niello.core.types import TensorType
 from niello.graph.opdef import Op, Sample, Trait, not_differentiable, real, register, sample
 from niello.graph.tensor import Tensor
 from niello.kernel.routine_build import Place, RoutineBuilder
+from niello.ops import fields, reflections
+from niello.ops.blocked import adjoint, f
 from niello.ops.define import check_dtype
+from niello.ops.eigen import Eigh, epsilon, phases
+from niello.ops.factor_panels import mixed
 from niello.ops.factorize import (
-    REALS,
-    Factorization,
-    f,
+    conjugate,
     identity_like,
     matmul,
     matrix_shape,
     triangular,
-    turned,
     well_conditioned,
 )
+from niello.ops.fields import NUMBERS
 
 Array = np.ndarray
+REALS = (float32, float64)
+MOST_IN_ONE = 32  # columns of a matrix that one team makes orthogonal
 SWEEPS = 40  # Jacobi's method needs six to ten; more means that there are NaNs
-
-
-def epsilon(dtype: DType) -> float:
-    """The spacing of numbers at 1."""
-    return 2.0**-52 if dtype is float64 else 2.0**-23
 
 
 @register
@@ -49,7 +48,7 @@ class QR(Op):
     complete: bool  # Q square rather than [m, min(m, n)]
     name: ClassVar[str] = "qr_factor"
     traits: ClassVar[Trait] = Trait.EXPENSIVE
-    dtypes: ClassVar[tuple[DType, ...]] = REALS
+    dtypes: ClassVar[tuple[DType, ...]] = NUMBERS
     doc: ClassVar[str] = (
         "A = Q R with orthonormal columns of Q and an upper triangular R, whose diagonal is not "
         "negative (LAPACK geqrf, but for the signs)."
@@ -73,9 +72,10 @@ class QR(Op):
         r = np.zeros((math.prod(lead), k, n), a.dtype)
         for i, one in enumerate(a.reshape(math.prod(lead), m, n)):
             found_q, found_r = np.linalg.qr(one, mode="complete" if self.complete else "reduced")
-            signs = np.ones(k, a.dtype)
-            signs[:least] = np.where(np.diagonal(found_r) < 0, -1, 1)
-            q[i], r[i] = found_q * signs, found_r * signs[:, None]
+            signs, diagonal = np.ones(k, a.dtype), np.diagonal(found_r)
+            none = diagonal == 0
+            signs[:least] = np.where(none, 1, diagonal / np.where(none, 1, np.abs(diagonal)))
+            q[i], r[i] = found_q * signs, found_r * signs[:, None].conj()
         return q.reshape(*lead, m, k), r.reshape(*lead, k, n)
 
     def grad(
@@ -98,21 +98,70 @@ class QR(Op):
                 operation=self.name,
                 advice="Factor the transpose, or use lstsq or solve",
             )
-        by_q, by_r = gradients
+        # `gradients` conjugates what arrives and what is given, as for holomorphic functions.
+        by_q, by_r = (None if g is None else conjugate(g) for g in gradients)
         inner = None
         if by_r is not None:
-            inner = matmul(r, turned(by_r))
+            inner = matmul(r, adjoint(by_r))
         if by_q is not None:
-            part = matmul(turned(by_q), q)
+            part = matmul(adjoint(by_q), q)
             inner = -part if inner is None else inner - part
         assert inner is not None
         below = f("tril")(inner, -1)
-        symmetric = below + turned(below) + identity_like(inner) * inner
-        total = matmul(q, symmetric)
+        diagonal = identity_like(inner) * ((inner + conjugate(inner)) * 0.5)
+        total = matmul(q, below + adjoint(below) + diagonal)
         if by_q is not None:
             total = total + by_q
-        # total R^-T: rows solve R x = row.
-        return [turned(triangular(r, turned(total), lower=False))]
+        # total R^-H: rows solve R x = row.
+        return [conjugate(adjoint(triangular(r, adjoint(total), lower=False)))]
+
+    def decompose(self, a: Tensor) -> tuple[Tensor, Tensor]:
+        if a.dtype.is_complex or min(a.type.static_shape[-2:]) > MOST_IN_ONE:
+            return reflections.qr(a, self.complete)
+        q, r = a.graph.add(QRWhole(self.complete), [a]).outputs
+        return q, r
+
+    @classmethod
+    def samples(cls) -> Sequence[Sample]:
+        slim = well_conditioned(150, 70)
+        return [
+            *_qr_samples(),
+            sample(mixed(4, 4), complete=False, tolerance=60),
+            sample(np.stack([mixed(5, 3)] * 2), complete=False, tolerance=60),
+            sample(mixed(3, 5), complete=True, grad=False, tolerance=60),
+            sample(mixed(4, 2), complete=True, grad=False, tolerance=60),
+            sample(slim, complete=False, grad=False, tolerance=2000),
+            sample(slim.T.copy(), complete=True, grad=False, tolerance=2000),
+        ]
+
+
+def _qr_samples() -> list[Sample]:
+    return [
+        sample(well_conditioned(4, 4), complete=False, tolerance=40),
+        sample(well_conditioned(5, 3), complete=False, tolerance=40),
+        sample(well_conditioned(2, 3, 2), complete=False, tolerance=40),
+        sample(well_conditioned(3, 5), complete=False, grad=False, tolerance=40),
+        sample(well_conditioned(4, 4), complete=True, grad=False, tolerance=40),
+        sample(real(0, 3, 2), complete=False, grad=False),
+        sample(well_conditioned(20, 17), complete=False, grad=False, tolerance=100),
+    ]
+
+
+@register
+@frozen
+class QRWhole(Op):
+    complete: bool
+    name: ClassVar[str] = "qr_whole"
+    traits: ClassVar[Trait] = Trait.EXPENSIVE
+    dtypes: ClassVar[tuple[DType, ...]] = REALS
+    doc: ClassVar[str] = "qr_factor of small real matrices, each by one team."
+    grad = not_differentiable("qr_factor, which is made of it, has its own")
+
+    def infer(self, x: TensorType) -> tuple[TensorType, TensorType]:
+        return QR(self.complete).infer(x)
+
+    def reference(self, a: Array) -> tuple[Array, Array]:
+        return QR(self.complete).reference(a)
 
     def routine(self, r: RoutineBuilder, *inputs: Place) -> None:
         (a,) = inputs
@@ -122,15 +171,7 @@ class QR(Op):
 
     @classmethod
     def samples(cls) -> Sequence[Sample]:
-        return [
-            sample(well_conditioned(4, 4), complete=False, tolerance=40),
-            sample(well_conditioned(5, 3), complete=False, tolerance=40),
-            sample(well_conditioned(2, 3, 2), complete=False, tolerance=40),
-            sample(well_conditioned(3, 5), complete=False, grad=False, tolerance=40),
-            sample(well_conditioned(4, 4), complete=True, grad=False, tolerance=40),
-            sample(real(0, 3, 2), complete=False, grad=False),
-            sample(well_conditioned(20, 17), complete=False, grad=False, tolerance=100),
-        ]
+        return _qr_samples()
 
 
 class _Householder:
@@ -229,117 +270,6 @@ class _Householder:
                 r.write(q, at, -r.read(q, at))
 
 
-@register
-@frozen
-class Eigh(Factorization):
-    name: ClassVar[str] = "eigh_factor"
-    doc: ClassVar[str] = (
-        "Eigenvalues in ascending order and orthonormal eigenvectors (columns) of (A + A^T) / 2 "
-        "(LAPACK syevd, but for the signs)."
-    )
-
-    def infer(self, x: TensorType) -> tuple[TensorType, TensorType]:
-        shape = self.checked(x)
-        return TensorType(None if shape is None else shape[:-1], x.dtype), x
-
-    def reference(self, a: Array) -> tuple[Array, Array]:
-        values, vectors = np.linalg.eigh((a + np.swapaxes(a, -1, -2)) / 2)
-        return values, vectors * _signs(vectors)
-
-    def grad(
-        self, gradients: Sequence[Any], inputs: Sequence[Tensor], outputs: Sequence[Tensor]
-    ) -> Sequence[Tensor | None]:
-        by_values, by_vectors = gradients
-        values, vectors = outputs
-        inner: Tensor | None = None
-        if by_values is not None:
-            inner = identity_like(vectors) * by_values.expand_dims(-1)
-        if by_vectors is not None:
-            gaps = values.expand_dims(-2) - values.expand_dims(-1) + identity_like(vectors)
-            turning = (1.0 - identity_like(vectors)) / gaps
-            part = turning * matmul(turned(vectors), by_vectors)
-            inner = part if inner is None else inner + part
-        assert inner is not None
-        whole = matmul(matmul(vectors, inner), turned(vectors))
-        return [(whole + turned(whole)) * 0.5]
-
-    def routine(self, r: RoutineBuilder, *inputs: Place) -> None:
-        (a,) = inputs
-        n = a.shape[-1]
-        team = r.teams(max(math.prod(a.shape[:-2]), 1))
-        if not a.elements:
-            return
-        base = team * (n * n)
-        work, vectors = r.local(a.dtype, n * n), r.local(a.dtype, n * n)  # eigenvectors are rows
-        with r.spread(n * n) as i:
-            both = r.read(a, base + i) + r.read(a, base + (i % n) * n + i // n)
-            r.write(work, i, both * 0.5)
-            r.write(vectors, i, r.where((i // n).eq(i % n), r.const(1, a.dtype), 0.0))
-        tiny = epsilon(a.dtype)
-        largest = r.reduce("max", n * n, lambda i: r.abs(r.read(work, i)))
-        nothing = largest * (tiny * tiny)
-        sweep, moved = r.variable(a.dtype, 0.0), r.variable(a.dtype, 1.0)
-        with r.repeat(lambda: (moved.get() > 0.0) & (sweep.get() < float(SWEEPS))):
-            moved.set(0.0)
-            sweep.set(sweep.get() + 1.0)
-            with r.loop(0, n - 1) as p, r.loop(p + 1, n) as q:
-                x, y = r.read(work, p * n + p), r.read(work, q * n + q)
-                z = r.read(work, p * n + q)
-                with r.when(r.abs(z) > r.max(r.sqrt(r.abs(x)) * r.sqrt(r.abs(y)) * tiny, nothing)):
-                    moved.set(1.0)
-                    c, s = _rotation(r, x, y, z)
-                    _rotate_rows(r, work, p * n, q * n, n, c, s)
-                    _rotate_columns(r, work, p, q, n, c, s)
-                    _rotate_rows(r, vectors, p * n, q * n, n, c, s)
-        self._sorted(r, work, vectors, team, n)
-
-    def _sorted(self, r: RoutineBuilder, work: Place, vectors: Place, team: Any, n: int) -> None:
-        values, out = r.outputs
-        with r.loop(0, n) as i:
-            mine = r.read(work, i * n + i)
-
-            def before(j: Any, i: Any = i, mine: Any = mine) -> Any:
-                other = r.read(work, j * n + j)
-                first = (other < mine) | (other.eq(mine) & (j < i))
-                return r.where(first, r.index(1), 0)
-
-            rank = r.reduce("add", n, before)
-            place = r.max(r.min(rank, n - 1), 0)
-            r.write(values, team * n + place, mine)
-            _, at = _largest(r, vectors, i * n, n)
-            head = r.read(vectors, i * n + r.min(at, n - 1))
-            with r.spread(n) as j:
-                v = r.read(vectors, i * n + j)
-                r.write(out, team * (n * n) + j * n + place, r.where(head < 0.0, -v, v))
-
-    @classmethod
-    def samples(cls) -> Sequence[Sample]:
-        spread = np.diag([1.0, -2.0, 4.0, 0.5]) + 0.3 * well_conditioned(4, 4)
-        return [
-            sample(spread, tolerance=60),
-            sample(well_conditioned(2, 3, 3), tolerance=60),
-            sample(np.array([[2.0]])),
-            sample(real(0, 3, 3), grad=False),
-            sample(np.diag([3.0, 1.0, 2.0]), grad=False),
-            sample(
-                np.diag(np.arange(12.0)) + 0.2 * well_conditioned(12, 12), grad=False, tolerance=200
-            ),
-        ]
-
-
-def _signs(vectors: Array) -> Array:
-    """Factors that make the largest element of each column positive."""
-    at = np.argmax(np.abs(vectors), axis=-2, keepdims=True)
-    if vectors.size == 0:
-        return np.ones(at.shape, vectors.dtype)
-    return np.where(np.take_along_axis(vectors, at, axis=-2) < 0, -1, 1).astype(vectors.dtype)
-
-
-def _largest(r: RoutineBuilder, x: Place, start: Any, n: int) -> tuple[Any, Any]:
-    """The largest magnitude of n elements, and where it is."""
-    return r.arg_reduce("max", n, lambda j: r.abs(r.read(x, start + j)))
-
-
 def _rotation(r: RoutineBuilder, x: Any, y: Any, z: Any) -> tuple[Any, Any]:
     """Cosine and sine that make the off-diagonal element z between diagonal x and y zero."""
     theta = (y - x) / (z * 2.0)
@@ -353,82 +283,127 @@ def _rotation(r: RoutineBuilder, x: Any, y: Any, z: Any) -> tuple[Any, Any]:
     return c, t * c
 
 
-def _rotate_rows(r: RoutineBuilder, x: Place, p: Any, q: Any, n: int, c: Any, s: Any) -> None:
-    with r.spread(n) as m:
-        a, b = r.read(x, p + m), r.read(x, q + m)
-        r.write(x, p + m, c * a - s * b)
-        r.write(x, q + m, s * a + c * b)
-
-
-def _rotate_columns(r: RoutineBuilder, x: Place, p: Any, q: Any, n: int, c: Any, s: Any) -> None:
-    with r.spread(n) as m:
-        a, b = r.read(x, m * n + p), r.read(x, m * n + q)
-        r.write(x, m * n + p, c * a - s * b)
-        r.write(x, m * n + q, s * a + c * b)
-
-
 @register
 @frozen
 class JacobiSVD(Op):
     """Rows of the input are turned into orthogonal ones by rotations from the left."""
 
+    parts: int = 1  # 2: complex numbers, as a last axis of two
     name: ClassVar[str] = "jacobi_svd"
     traits: ClassVar[Trait] = Trait.EXPENSIVE
-    dtypes: ClassVar[tuple[DType, ...]] = REALS
+    dtypes: ClassVar[tuple[DType, ...]] = NUMBERS
     doc: ClassVar[str] = (
-        "For A^T [n, m] with n <= m: singular values in descending order, V^T, and V^T A^T, whose "
+        "For A^H [n, m] with n <= m: singular values in descending order, V^H, and V^H A^H, whose "
         "rows are orthogonal (one-sided Jacobi)."
     )
 
     def infer(self, x: TensorType) -> tuple[TensorType, ...]:
         check_dtype(self.name, x.dtype, self.dtypes)
-        shape = matrix_shape(self.name, x)
+        shape = fields.number_shape(x, self.parts)
         if shape is None:
-            return x, x, x
+            return TensorType(None, x.dtype.plane), x, x
+        matrix_shape(self.name, TensorType(shape, x.dtype))
         *lead, n, _ = shape
-        return TensorType((*lead, n), x.dtype), TensorType((*lead, n, n), x.dtype), x
+        values = TensorType((*lead, n), x.dtype.plane)
+        return values, fields.extended(x, (*lead, n, n), self.parts), x
 
-    def reference(self, at: Array) -> tuple[Array, Array, Array]:
-        _, s, v = np.linalg.svd(np.swapaxes(at, -1, -2), full_matrices=False)
-        v = v * np.swapaxes(_signs(np.swapaxes(v, -1, -2)), -1, -2)
-        return s, v, v @ at
+    def reference(self, adjoint: Array) -> tuple[Array, Array, Array]:
+        a = fields.as_numbers(adjoint, self.parts)
+        _, s, v = np.linalg.svd(np.swapaxes(a, -1, -2).conj(), full_matrices=False)
+        v = v * np.swapaxes(phases(np.swapaxes(v, -1, -2)), -1, -2)
+        return s, fields.as_parts(v, self.parts), fields.as_parts(v @ a, self.parts)
 
     grad = not_differentiable("svd, which is made of it, has its own")
 
+    def planes(self, z: Any) -> Any:
+        return fields.on_pairs(JacobiSVD(2), [z], (False, True, True))
+
     def routine(self, r: RoutineBuilder, *inputs: Place) -> None:
-        (x,) = inputs
-        n, m = x.shape[-2:]
-        team = r.teams(max(math.prod(x.shape[:-2]), 1))
-        if not x.elements:
-            return
-        work, turns = r.local(x.dtype, n * m), r.local(x.dtype, n * n)
+        if inputs[0].elements:
+            _Jacobi(r, inputs[0], self.parts).write()
+
+    @classmethod
+    def samples(cls) -> Sequence[Sample]:
+        spread = np.diag([1.0, -2.0, 4.0]) @ well_conditioned(3, 5)
+        return [
+            sample(spread, grad=False, tolerance=60),
+            sample(np.stack([spread[:2], 2 * spread[1:]]), grad=False, tolerance=60),
+            sample(np.array([[3.0, 4.0]]), grad=False),
+            sample(real(0, 2, 3), grad=False),
+            sample(np.diag([1.0, -2.0, 4.0]) @ mixed(3, 5), grad=False, tolerance=60),
+        ]
+
+
+class _Jacobi:
+    """The rows, and what they are turned by, lie in scratch."""
+
+    def __init__(self, r: RoutineBuilder, x: Place, parts: int) -> None:
+        self.r, self.parts, self.dtype = r, parts, x.dtype
+        *lead, self.n, self.m = fields.shape_of(x, parts)
+        self.team = r.teams(math.prod(lead))
+        self.x = fields.tensor_elements(r, x, parts)
+        self.work = fields.scratch(r, x.dtype, self.n * self.m, parts)
+        self.turns = fields.scratch(r, x.dtype, self.n * self.n, parts)
+
+    def write(self) -> None:
+        r, n, m = self.r, self.n, self.m
         with r.spread(n * m) as i:
-            r.write(work, i, r.read(x, team * (n * m) + i))
+            self.work.write(i, self.x.read(self.team * (n * m) + i))
+        one, zero = (fields.number(r, x, self.dtype, self.parts) for x in (1.0, 0.0))
         with r.spread(n * n) as i:
-            r.write(turns, i, r.where((i // n).eq(i % n), r.const(1, x.dtype), 0.0))
-        tiny = epsilon(x.dtype) * 2.0
-        sweep, moved = r.variable(x.dtype, 0.0), r.variable(x.dtype, 1.0)
+            self.turns.write(i, fields.chosen(r, (i // n).eq(i % n), one, zero))
+        tiny = epsilon(self.dtype) * 2.0
+        sweep, moved = r.variable(self.dtype, 0.0), r.variable(self.dtype, 1.0)
         with r.repeat(lambda: (moved.get() > 0.0) & (sweep.get() < float(SWEEPS))):
             moved.set(0.0)
             sweep.set(sweep.get() + 1.0)
             with r.loop(0, n - 1) as p, r.loop(p + 1, n) as q:
-                a = _product(r, work, p * m, p * m, m)
-                b = _product(r, work, q * m, q * m, m)
-                g = _product(r, work, p * m, q * m, m)
-                with r.when(r.abs(g) > r.sqrt(a) * r.sqrt(b) * tiny):
+                a, b = self.square(p), self.square(q)
+                g = self.product(p, q)
+                size = r.abs(g[0]) if self.parts == 1 else r.sqrt(fields.square(g))
+                with r.when(size > r.sqrt(a) * r.sqrt(b) * tiny):
                     moved.set(1.0)
-                    c, s = _rotation(r, a, b, g)
-                    _rotate_rows(r, work, p * m, q * m, m, c, s)
-                    _rotate_rows(r, turns, p * n, q * n, n, c, s)
-        self._sorted(r, work, turns, team, n, m)
+                    level = g[0] if self.parts == 1 else size
+                    c, s = _rotation(r, a, b, level)
+                    turn = tuple(x / level for x in g) if self.parts == 2 else None
+                    self.rotate(self.work, p * m, q * m, m, (c, s), turn)
+                    self.rotate(self.turns, p * n, q * n, n, (c, s), turn)
+        self.sorted()
 
-    def _sorted(
-        self, r: RoutineBuilder, work: Place, turns: Place, team: Any, n: int, m: int
-    ) -> None:
-        values, vectors, rows = r.outputs
-        sizes = r.local(work.dtype, n)
+    def square(self, p: Any) -> Any:
+        """The squared length of a row."""
+        m = self.m
+        return self.r.reduce("add", m, lambda i: fields.square(self.work.read(p * m + i)))
+
+    def product(self, p: Any, q: Any) -> fields.Number:
+        """The inner product of row p with row q conjugated."""
+        m, work = self.m, self.work
+        return fields.sum_of(
+            self.r,
+            m,
+            lambda i: fields.times(work.read(p * m + i), fields.conjugate(work.read(q * m + i))),
+            self.parts,
+            self.dtype,
+        )
+
+    def rotate(self, x: Any, p: Any, q: Any, n: int, by: tuple[Any, Any], turn: Any) -> None:
+        """Rows that begin at p and q, the latter times `turn` first, through a rotation."""
+        c, s = by
+        with self.r.spread(n) as i:
+            a, b = x.read(p + i), x.read(q + i)
+            if turn is not None:
+                b = fields.times(b, turn)
+            x.write(p + i, fields.minus(fields.scaled(a, c), fields.scaled(b, s)))
+            x.write(q + i, fields.plus(fields.scaled(a, s), fields.scaled(b, c)))
+
+    def sorted(self) -> None:
+        """Values in descending order; of each row of V^H the largest element is positive."""
+        r, n, m, team = self.r, self.n, self.m, self.team
+        values = r.outputs[0]
+        vectors, rows = (fields.tensor_elements(r, p, self.parts) for p in r.outputs[1:])
+        sizes = r.local(self.dtype, n)
         with r.loop(0, n) as i:
-            r.write(sizes, i, r.sqrt(_product(r, work, i * m, i * m, m)))
+            r.write(sizes, i, r.sqrt(self.square(i)))
         with r.loop(0, n) as i:
             mine = r.read(sizes, i)
 
@@ -439,28 +414,21 @@ class JacobiSVD(Op):
 
             place = r.max(r.min(r.reduce("add", n, before), n - 1), 0)
             r.write(values, team * n + place, mine)
-            _, at = _largest(r, turns, i * n, n)
-            flip = r.read(turns, i * n + r.min(at, n - 1)) < 0.0
+
+            def magnitude(j: Any, start: Any = i * n) -> Any:
+                return fields.square(self.turns.read(start + j))
+
+            _, at = r.arg_reduce("max", n, magnitude)
+            head = self.turns.read(i * n + r.min(at, n - 1))
+            length = r.sqrt(fields.square(head))
+            unit = r.where(length.eq(0.0), 1.0, length)
+            turn = fields.conjugate(tuple(x / unit for x in head))
             with r.spread(n) as j:
-                v = r.read(turns, i * n + j)
-                r.write(vectors, team * (n * n) + place * n + j, r.where(flip, -v, v))
+                value = fields.times(self.turns.read(i * n + j), turn)
+                vectors.write(team * (n * n) + place * n + j, value)
             with r.spread(m) as j:
-                v = r.read(work, i * m + j)
-                r.write(rows, team * (n * m) + place * m + j, r.where(flip, -v, v))
-
-    @classmethod
-    def samples(cls) -> Sequence[Sample]:
-        spread = np.diag([1.0, -2.0, 4.0]) @ well_conditioned(3, 5)
-        return [
-            sample(spread, grad=False, tolerance=60),
-            sample(np.stack([spread[:2], 2 * spread[1:]]), grad=False, tolerance=60),
-            sample(np.array([[3.0, 4.0]]), grad=False),
-            sample(real(0, 2, 3), grad=False),
-        ]
-
-
-def _product(r: RoutineBuilder, x: Place, p: Any, q: Any, m: int) -> Any:
-    return r.reduce("add", m, lambda i: r.read(x, p + i) * r.read(x, q + i))
+                value = fields.times(self.work.read(i * m + j), turn)
+                rows.write(team * (n * m) + place * m + j, value)
 
 
 def orthogonal(x: Tensor, complete: bool = False) -> tuple[Tensor, Tensor]:

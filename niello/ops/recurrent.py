@@ -15,6 +15,7 @@ from niello.graph.opdef import functions, plain_function
 from niello.graph.tensor import Tensor
 from niello.ops.define import graph_of
 from niello.ops.movement import tensor_of, zeros_like
+from niello.ops.recurrent_layer import RecurrentLayer
 
 ACTIVATIONS = ("none", "relu", "tanh", "sigmoid", "hard_sigmoid")
 # One step: the source's part of the gates and the carried values to the next ones; the first of
@@ -176,6 +177,17 @@ class _Layer:
         concat = functions()["concat"]
         return [concat([a, b], axis=-1) for a, b in zip(*found, strict=True)]
 
+    def offered(
+        self, cell: str, results: list[Tensor], reset_gate_first: bool = False, **given: Any
+    ) -> list[Tensor]:
+        """The results of a layer that libraries know, so that one may compute them."""
+        if self.weight is None:
+            return results
+        named = {n: tensor_of(self.asked, v) for n, v in given.items() if v is not None}
+        op = RecurrentLayer(cell, tuple(named), self.directions == 2, reset_gate_first, True)
+        operands = [self.source, self.recurrent, self.weight, *named.values()]
+        return list(results[0].graph.add(op, (*operands, *results)).outputs)
+
 
 def _masked(state: Tensor, mask: Tensor | None) -> Tensor:
     return state if mask is None else state * mask
@@ -222,7 +234,10 @@ def rnn(
 
         return one
 
-    return layer.walk(step, [initial_state], reverse)[0]
+    found = layer.walk(step, [initial_state], reverse)
+    if not reverse and mask is None and activation in ("tanh", "relu"):
+        found = layer.offered(activation, found, bias=layer.bias, initial_state=initial_state)
+    return found[0]
 
 
 @plain_function
@@ -291,7 +306,13 @@ def lstm(
 
         return one
 
-    states, cells = layer.walk(step, [initial_state, initial_cell], reverse)
+    found = layer.walk(step, [initial_state, initial_cell], reverse)
+    usual = (*kinds, activation) == ("sigmoid", "sigmoid", "tanh", "sigmoid", "tanh")
+    if usual and not (reverse or forget_gate_last) and mask is None and peephole is None:
+        found = layer.offered(
+            "lstm", found, bias=layer.bias, initial_state=initial_state, initial_cell=initial_cell
+        )
+    states, cells = found
     return states, cells
 
 
@@ -371,7 +392,15 @@ def gru(
 
         return one
 
-    return layer.walk(step, [initial_state], reverse)[0]
+    found = layer.walk(step, [initial_state], reverse)
+    kinds = (update_activation, reset_activation, output_activation)
+    usual = kinds == ("sigmoid", "sigmoid", "tanh")
+    if usual and reset_after and not (reverse or flip_z) and mask is None:
+        found = layer.offered(
+            "gru", found, reset_gate_first, bias=layer.bias, secondary_bias=secondary_bias,
+            initial_state=initial_state,
+        )  # fmt: skip
+    return found[0]
 
 
 @plain_function

@@ -1,7 +1,8 @@
 """Scatter: parts combined into data at indices, in every mode, and the functions users call.
 
 Repeated indices are defined: their parts are combined in row-major order, so that with "set" the
-last one stays. Indices outside (places.py) change nothing.
+last one stays. Sums and products of floats may be associated in another way than from left to
+right, the same in every run. Indices outside (places.py) change nothing.
 """
 
 from __future__ import annotations
@@ -393,8 +394,9 @@ def scatter(
 
     `updates` has the shape of `gather(x, indices, axis, batch_dims=batch_dims)`, or is one number.
     `mode` is "set", "add", "sub", "mul", "div" (floats only), "min" or "max". Where an index is
-    repeated, its slices are combined in row-major order: the last one that is set stays. Negative
-    indices count from the end; slices for indices outside are dropped.
+    repeated, its slices are combined in row-major order: the last one that is set stays, and sums
+    of floats are the same in every run (GPUs may bracket them differently). Negative indices count
+    from the end; slices for indices outside are dropped.
 
     A shape in place of `x` stands for data that hold the identity of the mode: 0 for set, add and
     sub, 1 for mul and div, the largest (smallest) value for min (max).

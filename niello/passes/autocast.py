@@ -23,6 +23,7 @@ from niello.graph.operation import Operation
 from niello.graph.region import every_operation
 from niello.graph.tensor import Tensor
 from niello.passes.computation import Computation, Rebuild, is_pure
+from niello.passes.decompose import Keeps
 
 HALF = "half"  # inputs are cast to the half type, results back to float32
 FOLLOW = "follow"  # like HALF when all float32 inputs come from half tensors, else like KEEP
@@ -123,7 +124,7 @@ class _Caster:
             choice = HALF if self._follows(operation, inputs) else KEEP
         if choice == KEEP:
             return None
-        cast = [self._half(t) for t in inputs]
+        cast = [self.half(t) for t in inputs]
         try:
             made = rebuild.copy(operation, cast)
         except NielloError as error:
@@ -135,9 +136,9 @@ class _Caster:
                 where=operation.where,
             ) from error
         pairs = zip(made.outputs, operation.outputs, strict=True)
-        return [self._back(new, old.type) for new, old in pairs]
+        return [self.back(new, old.type) for new, old in pairs]
 
-    def _half(self, tensor: Tensor) -> Tensor:
+    def half(self, tensor: Tensor) -> Tensor:
         if tensor.dtype is not float32:
             return tensor
         source = self._source(tensor)
@@ -147,7 +148,7 @@ class _Caster:
             self.made[tensor] = opdef.functions()["cast"](tensor, self.policy.dtype)
         return self.made[tensor]
 
-    def _back(self, tensor: Tensor, wanted: TensorType) -> Tensor:
+    def back(self, tensor: Tensor, wanted: TensorType) -> Tensor:
         if tensor.dtype is wanted.dtype:
             return tensor
         return opdef.functions()["cast"](tensor, wanted.dtype)  # type: ignore[no-any-return]
@@ -169,6 +170,43 @@ class _Caster:
             exact = all(float(np.float32(v).astype(kind)) == v or v != v for v in values)
         wide = [t for t in inputs if t.dtype is float32]
         return exact and all(self._source(t) is not None for t in wide)
+
+
+@dataclass(frozen=True)
+class AutocastWhole:
+    """Float32 operations that are about to be decomposed compute in half where the device then runs
+    them whole; the contractions that they are made of would be cast anyway."""
+
+    policy: Autocast
+    keeps: Keeps
+
+    def __call__(self, source: Computation) -> Computation:
+        used = {*source.targets, *(t for o in source.reachable() for t in o.inputs)}
+        caster = _Caster(self.policy)
+
+        def visit(
+            rebuild: Rebuild, operation: Operation, inputs: tuple[Tensor, ...]
+        ) -> Sequence[Tensor] | None:
+            wanted = operation.op.half_inputs
+            named = (
+                (dict(self.policy.operations), operation.name),
+                (
+                    dict(self.policy.ops),
+                    operation.op.name,
+                ),
+            )
+            if KEEP in [choices.get(name) for choices, name in named]:
+                return None
+            if not wanted or any(inputs[n].dtype is not float32 for n in wanted):
+                return None
+            cast = [caster.half(t) if n in wanted else t for n, t in enumerate(inputs)]
+            made = rebuild.copy(operation, cast)
+            pairs = list(zip(made.outputs, operation.outputs, strict=True))
+            if not self.keeps(made, [new for new, old in pairs if old in used]):
+                return None
+            return [caster.back(new, old.type) for new, old in pairs]
+
+        return Rebuild(source, self).run(visit)
 
 
 def _choices(given: Choices) -> tuple[tuple[str, str], ...]:

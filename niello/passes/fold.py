@@ -15,6 +15,7 @@ from niello.graph.tensor import Tensor
 from niello.passes.computation import Computation, Rebuild, is_pure
 
 FEW = 1024  # elements of a constant that may grow
+FEW_IN_MATRIX = 64  # of one that may be the weights of a small layer
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ class _Folding:
         wide = max(t.dtype.itemsize for t in operation.outputs)
         elementwise = Trait.ELEMENTWISE in operation.op.traits
         return elementwise and any(
-            a.size > FEW
+            a.size > (FEW_IN_MATRIX if sum(n > 1 for n in a.shape) > 1 else FEW)
             and any(a.strides)
             and a.dtype.itemsize < wide
             and dtype(a.dtype).is_integer

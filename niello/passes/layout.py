@@ -22,6 +22,7 @@ from niello.ops.conv import (
     ConvolutionWeightsGradient,
 )
 from niello.ops.conv_settings import ConvolutionSettings, WeightsLayout
+from niello.ops.gather import Gather
 from niello.ops.pad import Pad
 from niello.ops.pool import MaxPool, MaxPoolGradient
 from niello.ops.pool_average import AveragePool, AveragePoolGradient, LpPool
@@ -45,13 +46,16 @@ class ChannelsLast:
     """Move the channels of convolutions last, if the transposes at the borders are few enough.
 
     It wants static shapes and primitive operations, and leaves transposes of constants to be
-    folded and pairs of transposes to be cancelled.
+    folded and pairs of transposes to be cancelled. `inputs_last` puts the input channels of
+    constant weights last, instead of the output channels.
     """
+
+    inputs_last: bool = False
 
     def __call__(self, source: Computation) -> Computation:
         if not any(_is_candidate(o) for o in source.reachable()):
             return source
-        regions = _Regions()
+        regions = _Regions(self.inputs_last)
         made = Rebuild(source, self).run(regions.visit)
         return made if regions.pays(made) else source
 
@@ -61,6 +65,7 @@ class _Regions:
     """What is known with channels last: for tensors of the new graph, the tensor of the same
     values with its axes in that order."""
 
+    inputs_last: bool = False  # see ChannelsLast
     last: dict[Tensor, Tensor] = field(default_factory=dict)
     crossings: set[Operation] = field(default_factory=set)
     convolutions: list[Operation] = field(default_factory=list)
@@ -147,7 +152,8 @@ class _Regions:
         x, weights, *like = inputs
         if _is_constant(weights):
             letters = op.settings.weights.letters
-            wanted = "".join(c for c in letters if c not in "IO") + "IO"
+            spatial = "".join(c for c in letters if c not in "IO")
+            wanted = f"O{spatial}I" if self.inputs_last else f"{spatial}IO"
             weights = _apply(Transpose(tuple(map(letters.index, wanted))), [weights])
             settings = dataclasses.replace(settings, weights=WeightsLayout(wanted))
         operands = [self._with_last(x, rank), weights, *(self._with_last(t, rank) for t in like)]
@@ -171,6 +177,11 @@ class _Regions:
             changed = None if change is None else change(op, rank)
         if changed is None:
             return None
+        if isinstance(changed, Gather):
+            data, index = inputs
+            if data not in self.last or len(index.type.static_shape) != 1:
+                return None
+            return changed, [self._with_last(data, rank), index]
         return changed, [self._with_last(t, rank) for t in inputs]
 
     def _reduced(self, operation: Operation, op: Reduction, operands: list[Tensor]) -> list[Tensor]:
@@ -231,6 +242,13 @@ def _slice(op: Op, rank: int) -> Op:
     return dataclasses.replace(op, axes=tuple(_axis(a, rank) for a in op.axes))
 
 
+def _gather(op: Op, rank: int) -> Op | None:
+    assert isinstance(op, Gather)
+    if op.form != "slices" or op.batch_dims:
+        return None
+    return dataclasses.replace(op, axis=_axis(op.axis, rank))
+
+
 def _broadcast(op: Op, rank: int) -> Op | None:
     assert isinstance(op, BroadcastTo)
     if len(op.shape) != rank:
@@ -251,6 +269,7 @@ _CHANGES: tuple[tuple[tuple[type[Op], ...], Callable[[Op, int], Op | None]], ...
     ((Pad,), _pad),
     ((Slice,), _slice),
     ((BroadcastTo,), _broadcast),
+    ((Gather,), _gather),
 )
 
 

@@ -6,10 +6,11 @@ from collections.abc import Callable, Sequence
 
 from niello.core.types import TensorType
 from niello.passes.absorb import Absorb
+from niello.passes.autocast import Autocast, AutocastWhole
 from niello.passes.canonicalise import Canonicalise
 from niello.passes.computation import Computation
 from niello.passes.control import Control
-from niello.passes.decompose import Decompose
+from niello.passes.decompose import Decompose, Keeps
 from niello.passes.fold import Fold
 from niello.passes.share import Share
 from niello.passes.specialise import Specialise
@@ -25,23 +26,29 @@ def optimising(
     checks: Pass | None = None,
     layout: Pass | None = None,
     integers: Pass | None = None,
+    keeps: Keeps | None = None,
+    borders: Pass | None = None,
 ) -> tuple[Pass, ...]:
-    """The default pipeline for inputs of the given static types."""
+    """The default pipeline for inputs of the given static types; `keeps` says of an operation that
+    the device runs it as it is."""
     return (
         Unite(),  # by the identity of bodies, which every other pass rebuilds
         Specialise(tuple(types)),  # everything after needs known shapes
         *_asked(checks),  # while operations are those that the user wrote
         *_asked(integers),  # while quantization is still an operation
-        Decompose(),  # only primitives from here on
-        SplitComplex(),  # and only real tensors
+        *_whole(autocast, keeps),  # while what the device runs whole is still whole
+        Decompose(keeps),  # only primitives from here on, and what the device runs whole
+        SplitComplex(keeps),  # and only real tensors
         *_before_halves(autocast),
         *_asked(autocast),  # before folding, which then casts constants at compile time
         Fold(),  # shapes and scalars become constants, which canonical forms look for
         Control(),  # branches and loops whose predicates and counts are known now
         *_asked(layout),  # among constants that are known, and before its transposes cancel
+        *(() if layout is None else (Fold(),)),  # weights that it turned are constants again
         Canonicalise(),  # x * 1, reshape of reshape ...
         Share(),  # after canonical forms, more is equal
         Absorb(),  # batch normalisation: what is constant by now goes into constant weights
+        *_asked(borders),  # of convolutions whose layout is settled
         Fold(),  # canonical forms expose further constants
         Control(),  # which may be predicates and counts
     )
@@ -68,6 +75,12 @@ def _before_halves(autocast: Pass | None) -> tuple[Pass, ...]:
     if autocast is None or chosen:
         return ()
     return (Fold(), Absorb())
+
+
+def _whole(autocast: Pass | None, keeps: Keeps | None) -> tuple[Pass, ...]:
+    if keeps is None or not isinstance(autocast, Autocast):
+        return ()
+    return (AutocastWhole(autocast, keeps),)
 
 
 def _asked(given: Pass | None) -> tuple[Pass, ...]:

@@ -21,18 +21,21 @@ from niello.graph.region import RegionOp, needed
 from niello.graph.structural import Constant, Placeholder, VariableOp
 from niello.graph.tensor import Tensor
 from niello.passes.computation import Computation, Rebuild
-from niello.passes.decompose import Decompose
+from niello.passes.decompose import Decompose, Keeps
 from niello.passes.regions import mapped
 
 
 @dataclass(frozen=True)
 class SplitComplex:
-    """Replace every complex tensor by its planes. Types must be static."""
+    """Replace every complex tensor by its planes. Types must be static. What that makes is
+    decomposed again, but for what `keeps` says (see Decompose)."""
+
+    keeps: Keeps | None = None
 
     def __call__(self, source: Computation) -> Computation:
         if not any(_is_complex(o) for o in source.reachable()):
             return source
-        return Decompose()(_Split(source).computation())
+        return Decompose(self.keeps)(_Split(source, self).computation())
 
 
 def _is_complex(operation: Operation) -> bool:
@@ -74,8 +77,9 @@ def parted(tensor: Tensor) -> Planes:
 class _Split:
     """The walk: each tensor of the source is a tensor, or planes, of the result."""
 
-    def __init__(self, source: Computation) -> None:
+    def __init__(self, source: Computation, inside: SplitComplex) -> None:
         self.source = source
+        self.inside = inside
         self.rebuild = Rebuild(source)
         self.graph = self.rebuild.graph
         self.found: dict[Tensor, Tensor | Planes] = {}
@@ -139,7 +143,7 @@ class _Split:
         elif isinstance(op, VariableOp):
             op = VariableOp(border_type(op.type), op.variable)
         elif isinstance(op, RegionOp):  # what a region takes and gives crosses its border alike
-            op = mapped(op, SplitComplex())
+            op = mapped(op, self.inside)
         inputs = [self._border(t) for t in operation.inputs]
         outputs = self.rebuild.copy(operation, inputs, op).outputs
         planes: list[Tensor | Planes] = []

@@ -11,7 +11,7 @@ from niello.core.dtypes import uint8
 from niello.core.errors import AttributeValueError
 from niello.runtime.buffer import Buffer, HostPool
 from niello.runtime.commands import LibraryCall
-from niello.runtime.target import Claim
+from niello.runtime.target import Claims
 
 
 class HostDevice:
@@ -50,7 +50,7 @@ class HostDevice:
     def synchronize(self) -> None:
         """Wait for everything that was started: nothing here, runs block."""
 
-    def usable_claims(self, claims: Sequence[Claim]) -> tuple[Claim, ...]:
+    def usable_claims(self, claims: Sequence[Claims]) -> tuple[Claims, ...]:
         """None: devices with host memory have no vendor libraries to call."""
         return ()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from niello.core.dtypes import DType
 from niello.runtime.commands import LibraryCall, Program
@@ -26,7 +26,12 @@ class Limits:
     vector_bits: int
     buffer_alignment: int = 64  # bytes: intermediate results begin at multiples of it
     channels_last: bool = False  # convolutions are faster where channels are the last axis
+    inputs_last: bool = False  # and where the input channels are the last axis of the weights
     integers: bool = False  # contractions of 8-bit integers are faster than those of floats
+    borders: bool = False  # contractions read long lines faster when zero borders are in memory
+    # Commands that do not wait for each other may run at once: intermediate results do not share
+    # memory in a way that would make them wait, as long as all take no more bytes than this.
+    apart_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -38,6 +43,23 @@ class Claim:
     epilogue: tuple[str, ...]
     function: str
     cost: float
+
+
+@dataclass(frozen=True)
+class OperationClaim:
+    """An operation that a vendor library runs as it is, instead of what it is made of: data for the
+    compiler, not code. schedule/claims_operation.py has what such a call says of its operands.
+
+    `strided`: operands may be views of what is in memory, with any strides.
+    """
+
+    operation: str  # name of the op
+    dtypes: frozenset[DType]  # of its first operand
+    function: str
+    strided: bool = False
+
+
+Claims = TypeVar("Claims", Claim, OperationClaim)
 
 
 @dataclass(frozen=True)
@@ -82,11 +104,21 @@ class PredicatedLoaded(Loaded, Protocol):
 
 
 class PackingLoaded(Loaded, Protocol):
-    """A program that keeps constants in a form of its own."""
+    """A program that keeps constants in a form of its own. The constants with the numbers
+    `absorbed` no run reads in any other."""
+
+    absorbed: frozenset[int]
 
     def take_constants(self, addresses: Sequence[int]) -> frozenset[int]:
         """Pack constants, given the host address of each in the order of `program.constants`, and
         say which of them no run reads any more: their handles may be anything from then on."""
+
+    def packed_constants(self) -> np.ndarray | None:
+        """The packed form, as bytes for a package; None where there is none."""
+
+    def use_packed(self, data: np.ndarray) -> frozenset[int]:
+        """Use the packed form that another program of the same code gave, where it lies, in place
+        of `take_constants`. Raises CorruptFile for what cannot be that."""
 
 
 class Device(Protocol):
@@ -162,7 +194,7 @@ class CodeDevice(Device, Protocol):
 class LibraryDevice(Device, Protocol):
     """A device of a back end that has claims."""
 
-    def usable_claims(self, claims: Sequence[Claim]) -> tuple[Claim, ...]:
+    def usable_claims(self, claims: Sequence[Claims]) -> tuple[Claims, ...]:
         """The claims whose libraries are here."""
 
     def refusal(self, command: LibraryCall) -> str:
@@ -177,6 +209,7 @@ class Backend:
     limits: Limits
     open: Callable[[], Device]
     claims: tuple[Claim, ...] = ()
+    operations: tuple[OperationClaim, ...] = ()
     runs: bool = True  # False for `null`, which only compiles
     # A device that only compiles, for a level of machines such as sm_90; without it, levels are
     # CompileOptions.target.

@@ -18,6 +18,7 @@ from niello.kernel import ir
 from niello.kernel.build import ravel
 from niello.kernel.ir import ArgReduce, Contract, Expr, Fn, Load, Range, Reduce, Store
 from niello.kernel.simplify import simplify_expr
+from niello.schedule.claims_operation import is_call
 from niello.schedule.lower import lower_group
 
 
@@ -27,7 +28,7 @@ class Kind(enum.Enum):
     POINTWISE = "pointwise"
     REDUCE = "reduce"
     CONTRACT = "contract"
-    ROUTINE = "routine"  # an imperative kernel, whose inputs and outputs are in memory
+    ROUTINE = "routine"  # an imperative kernel or a library's, between tensors in memory
 
 
 class Way(enum.Enum):
@@ -73,7 +74,7 @@ TRANSCENDENTAL = frozenset(
 
 def profile(operation: Operation, is_view: Callable[[Operation], bool]) -> Profile:
     """Lower `operation` alone (views of its inputs included) and classify what it loads."""
-    if is_routine(operation):
+    if is_routine(operation) or is_call(operation):
         read = tuple(Access(t, Way.OTHER) for t in dict.fromkeys(operation.inputs))
         return Profile(Kind.ROUTINE, operation.outputs[0].type.elements, read, 0.0)
     lowered = lower_group("solo", operation.outputs, lambda o: o is operation or is_view(o))

@@ -8,46 +8,46 @@ becomes a group of its own. What no library takes is left to generated kernels.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from niello.core.dtypes import DType
 from niello.core.nodes import walk
+from niello.graph.operation import Operation
 from niello.graph.tensor import Tensor
 from niello.kernel.bounds import affine
-from niello.kernel.ir import Cast, Contract, Expr, Fn, Kernel, Load, Range, Store
+from niello.kernel.ir import (
+    Cast,
+    Contract,
+    Expr,
+    Fn,
+    Kernel,
+    Load,
+    Range,
+    Store,
+    free_ranges,
+)
 from niello.kernel.routine import Routine
 from niello.runtime.commands import LibraryCall
-from niello.runtime.target import Claim
+from niello.runtime.target import Claim, OperationClaim
 from niello.schedule.access import Kind
+from niello.schedule.claims_operation import Claimed, OperationCalls, is_call
 from niello.schedule.lower import Lowered, lower_group
 from niello.schedule.recompute import recompute
 from niello.schedule.stitch import Group, Layout, Stitcher
 
-Attributes = tuple[tuple[str, object], ...]
-
 MOST_STEPS = 6  # of an epilogue
-
-
-@dataclass(frozen=True)
-class Claimed:
-    """A call: the function, its settings, and the tensors it works on, the result last."""
-
-    function: str
-    attributes: Attributes
-    tensors: tuple[Tensor, ...]
-
-    def command(self, buffers: tuple[object, ...], names: tuple[str, ...] = ()) -> LibraryCall:
-        """The call on buffers, one for each tensor."""
-        written = (*(False,) * (len(self.tensors) - 1), True)
-        return LibraryCall(self.function, self.attributes, buffers, written, names)  # type: ignore[arg-type]
+# Multiply-adds from which operands that are computed are worth a kernel of their own, where a
+# library then runs the rest.
+_LEAST_APART = 1 << 22
 
 
 class Claims:
     """The claims that can be used here, and the groups that became calls.
 
     `refusal` says why a library cannot run a call after all, or nothing. `tf32` lets libraries
-    round the factors of float32 contractions.
+    round the factors of float32 contractions. `operations` are run whole.
     """
 
     def __init__(
@@ -56,12 +56,20 @@ class Claims:
         refusal: Callable[[LibraryCall], str],
         *,
         tf32: bool = False,
+        operations: Sequence[OperationClaim] = (),
     ) -> None:
         self.claims = tuple(claims)
+        self.operations = OperationCalls(operations, refusal, tf32=tf32)
         self.tf32 = tf32
         self.refusal = refusal
         self.calls: dict[Group, Claimed] = {}
         self.refusals: list[str] = []
+
+    def call(self, group: Group) -> Claimed | None:
+        """The call that a group became, or None."""
+        if is_call(group.operations[0]):
+            return self.operations.call(group.operations[0], group.outputs)
+        return self.calls.get(group)
 
     def take(self, stitcher: Stitcher, groups: Sequence[Group]) -> list[Group]:
         """The groups, split where that lets a library run a contraction."""
@@ -84,18 +92,21 @@ class Claims:
         if whole is not None:
             self.calls[group] = whole
             return [group]
-        parts = _split(stitcher, group, contractions[0])
-        if parts is None:
-            return [group]
-        found = self._call(stitcher, parts[0])
-        if found is None:
+        for pieces, least in _pieces(group, contractions[0]):
+            parts = _split(stitcher, pieces)
+            if parts is None:
+                continue
+            part = next(p for p in parts if contractions[0] in p.operations)
+            found = self._call(stitcher, part, least)
+            if found is not None:
+                self.calls[part] = found
+                return parts
             for o in group.operations:
                 stitcher.group_of[o] = group
-            return [group]
-        self.calls[parts[0]] = found
-        return parts
+        return [group]
 
-    def _call(self, stitcher: Stitcher, group: Group) -> Claimed | None:
+    def _call(self, stitcher: Stitcher, group: Group, least: int = 0) -> Claimed | None:
+        """The call that does a group with at least so many multiply-adds, or None."""
         from niello.schedule.claims_product import product
         from niello.schedule.claims_window import window
 
@@ -105,6 +116,8 @@ class Claims:
         lowered = lower_group(
             "claim", group.outputs, lambda o: o in inside or stitcher.is_view(o), group.domains()
         )
+        if least and _work(lowered.kernel) < least:
+            return None
         matchers = {"product": product, "window": window}
         for claim in self.claims:
             found = matchers[claim.trait](claim, stitcher, group, lowered)
@@ -120,16 +133,29 @@ class Claims:
         return None
 
 
-def _split(stitcher: Stitcher, group: Group, contraction: object) -> list[Group] | None:
-    """The contraction with what is computed inside its operands, and the rest."""
-    layout = group.layout
-    first = [o for o in group.operations if o is contraction or o in layout.prologue]
-    rest = [o for o in group.operations if o not in first]
-    if not rest:
+def _pieces(
+    group: Group, contraction: Operation
+) -> Iterator[tuple[tuple[list[Operation], ...], int]]:
+    """Ways to split a group so that a library may run a piece of it, best first, each with the
+    multiply-adds from which it pays."""
+    operations = group.operations
+    inside = [o for o in operations if o in group.layout.prologue]
+    after = [o for o in operations if o is not contraction and o not in inside]
+    # With what is computed inside its operands, which may be no more than the way to read them.
+    yield ([o for o in operations if o not in after], after), 0
+    if inside:
+        behind = [o for o in operations if o not in inside]
+        yield (inside, behind), _LEAST_APART
+        yield (inside, [contraction], after), _LEAST_APART
+
+
+def _split(stitcher: Stitcher, pieces: Sequence[list[Operation]]) -> list[Group] | None:
+    """A group for each piece, or None where that cannot be."""
+    if not all(pieces):
         return None
-    layouts = [stitcher.may_fuse(first), stitcher.may_fuse(rest)]
+    layouts = [stitcher.may_fuse(piece) for piece in pieces]
     parts: list[Group] = []
-    for operations, found in zip((first, rest), layouts, strict=True):
+    for operations, found in zip(pieces, layouts, strict=True):
         if not isinstance(found, Layout):
             return None
         parts.append(Group(operations, found))
@@ -139,6 +165,12 @@ def _split(stitcher: Stitcher, group: Group, contraction: object) -> list[Group]
     for part in parts:
         part.outputs = stitcher._outputs(part)
     return parts
+
+
+def _work(kernel: Kernel | Routine) -> int:
+    """Multiply-adds of the only contraction of a kernel."""
+    node = the_contraction(kernel)
+    return 0 if node is None else math.prod(r.extent for r in (*node.ranges, *free_ranges(node)))
 
 
 # --- what the matchers have in common -----------------------------------------------------------

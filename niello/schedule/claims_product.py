@@ -14,13 +14,13 @@ from niello.kernel.bounds import affine
 from niello.kernel.ir import Contract, Expr, Range, free_ranges
 from niello.runtime.target import Claim
 from niello.schedule.claims import (
-    Claimed,
     accumulates_in,
     epilogue_of,
     plain_load,
     tensor_of,
     the_contraction,
 )
+from niello.schedule.claims_operation import Claimed
 from niello.schedule.lower import Lowered
 from niello.schedule.stitch import Group, Stitcher
 

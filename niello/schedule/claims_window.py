@@ -24,7 +24,8 @@ from niello.ops.conv import (
 )
 from niello.runtime.target import Claim
 from niello.schedule.access import Kind
-from niello.schedule.claims import Claimed, accumulates_in, epilogue_of, tensor_of, the_contraction
+from niello.schedule.claims import accumulates_in, epilogue_of, tensor_of, the_contraction
+from niello.schedule.claims_operation import Claimed
 from niello.schedule.lower import Lowered
 from niello.schedule.stitch import Group, Stitcher
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
 ALIGNMENT = 64
@@ -22,10 +22,44 @@ def aligned(size: int, alignment: int = ALIGNMENT) -> int:
     return -(-size // alignment) * alignment
 
 
+def alive_together(a: Lifetime, b: Lifetime) -> bool:
+    """Whether steps that run one after the other need both at some moment."""
+    return a.last >= b.first and b.last >= a.first
+
+
+class Waits:
+    """Which results must have memory apart where steps that do not wait for each other may run at
+    once: those of which neither is done with before the other is begun, whatever runs first.
+
+    `waits[n]` are the steps whose results step n reads; `users` says which steps touch a result.
+    """
+
+    def __init__(
+        self, waits: Sequence[Sequence[int]], users: Mapping[Hashable, Sequence[int]]
+    ) -> None:
+        self._before: list[int] = []  # as bits: what a step waits for, directly or not
+        for found in waits:
+            bits = 0
+            for n in found:
+                bits |= self._before[n] | 1 << n
+            self._before.append(bits)
+        self._users = {key: sum(1 << n for n in set(found)) for key, found in users.items()}
+
+    def together(self, a: Lifetime, b: Lifetime) -> bool:
+        """Whether both may be needed at some moment."""
+        return not (self._done(a, b) or self._done(b, a))
+
+    def _done(self, a: Lifetime, b: Lifetime) -> bool:
+        return not self._users[a.key] & ~self._before[b.first]
+
+
 def place(
-    lifetimes: Sequence[Lifetime], alignment: int = ALIGNMENT
+    lifetimes: Sequence[Lifetime],
+    alignment: int = ALIGNMENT,
+    together: Callable[[Lifetime, Lifetime], bool] = alive_together,
 ) -> tuple[dict[Hashable, int], int]:
-    """Offsets by key, multiples of `alignment`, and the bytes of the arena.
+    """Offsets by key, multiples of `alignment`, and the bytes of the arena. Results that are needed
+    `together` share no byte.
 
     Largest first, each at the lowest gap among those it is alive with (the greedy-by-size rule of
     Pisarchyk and Lee, "Efficient Memory Management for Deep Neural Net Inference", 2020).
@@ -37,7 +71,7 @@ def place(
         size = aligned(item.bytes, alignment)
         start = 0
         for low, high, other in placed:
-            if other.last < item.first or item.last < other.first:
+            if not together(other, item):
                 continue
             if low - start >= size:
                 break

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import pairwise
 
+from niello.core.dtypes import carrier
 from niello.core.errors import GraphError
 from niello.core.nodes import walk
 from niello.graph.operation import Operation
@@ -19,6 +20,7 @@ from niello.graph.tensor import Tensor
 from niello.kernel.ir import Kernel, Load, Param, Store
 from niello.kernel.routine import Routine
 from niello.schedule.access import is_routine
+from niello.schedule.claims_operation import is_call
 from niello.schedule.lower import Lowered, build_routine, lower_group, lower_scatter
 from niello.schedule.stitch import Group, Stitcher, scatters
 
@@ -109,6 +111,9 @@ class Order:
         name = kernel_name(group)
         if is_routine(group.operations[0]):
             return Step(group.number, build_routine(name, group.operations[0]), group)
+        if is_call(group.operations[0]):
+            read = self.stitcher.reads(group.operations[0])
+            return Step(group.number, untold(name, read, group.outputs), group)
         if scatters(group.operations[0]):
             lowered, pattern = lower_scatter(name, group.operations[0], is_view)
             return Step(group.number, lowered, group, fill=pattern)
@@ -288,6 +293,17 @@ class _Memory:
     def run(self, step: Step) -> None:
         for t in self.reads[step]:
             self.readers[t] -= 1
+
+
+def untold(name: str, read: Iterable[Tensor], written: Iterable[Tensor]) -> Lowered:
+    """The kernel of a library: what it reads and writes is known, what it does is not."""
+    inputs = tuple(dict.fromkeys(read))
+    tensors = (*inputs, *written)
+    params = tuple(
+        Param(slot, carrier(t.dtype), t.type.elements, slot >= len(inputs))
+        for slot, t in enumerate(tensors)
+    )
+    return Lowered(Kernel(name, params, ()), tensors)
 
 
 def kernel_name(group: Group) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,7 +26,7 @@ from niello.runtime.commands import (
 from niello.runtime.target import Limits
 from niello.schedule.claims import Claims
 from niello.schedule.horizontal import stitch_siblings, stitch_sinks
-from niello.schedule.memory import ALIGNMENT, Lifetime, lower_bound, place
+from niello.schedule.memory import ALIGNMENT, Lifetime, Waits, lower_bound, place
 from niello.schedule.order import Order, Step
 from niello.schedule.recompute import recompute
 from niello.schedule.regions import Frame, Link
@@ -47,9 +47,10 @@ def schedule(
 ) -> Scheduled:
     """Commands and kernels for a computation whose types are static.
 
-    `claims` are the contractions that the device's libraries run.
+    `claims` are what the device's libraries run.
     """
-    stitcher = Stitcher(computation, limits, fuse=fuse)
+    calls = None if claims is None else claims.operations
+    stitcher = Stitcher(computation, limits, fuse=fuse, calls=calls)
     groups = stitcher.run()
     if fuse:
         groups = recompute(stitcher, groups)
@@ -71,8 +72,12 @@ def schedule(
         for step in order.steps
         if step.effect is not None and isinstance(step.effect.op, RegionOp)
     }
-    assembly = Assembly(computation, order, frames, claims, limits.buffer_alignment)
-    refusals = (*stitcher.refusals, *inside, *(claims.refusals if claims is not None else ()))
+    assembly = Assembly(
+        computation, order, frames, claims, limits.buffer_alignment, limits.apart_bytes
+    )
+    refusals = [*stitcher.refusals, *inside]
+    if claims is not None:
+        refusals += [*claims.refusals, *claims.operations.refusals]
     return Scheduled(assembly.program(), tuple(dict.fromkeys(refusals)), assembly.lower_bound)
 
 
@@ -86,10 +91,12 @@ class Assembly:
         frames: Mapping[Step, Frame],
         claims: Claims | None = None,
         alignment: int = ALIGNMENT,
+        apart_bytes: int = 0,
     ) -> None:
         self.alignment = alignment
+        self.apart_bytes = apart_bytes
         self.computation = computation
-        self.calls = {} if claims is None else claims.calls
+        self.claims = claims
         self.order = order
         self.frames = frames
         self.steps = order.sorted()
@@ -128,8 +135,12 @@ class Assembly:
 
     def _constant(self, tensor: Tensor) -> BufferRef:
         op = tensor.operation.op
-        assert isinstance(op, Constant)
-        index = self._add_constant(np.ascontiguousarray(op.data.array))
+        if not tensor.type.elements:  # no step makes it, and a kernel may still name it
+            array = np.zeros(tensor.type.static_shape, tensor.dtype.numpy)
+        else:
+            assert isinstance(op, Constant)
+            array = np.ascontiguousarray(op.data.array)
+        index = self._add_constant(array)
         ref = BufferRef(Space.CONSTANT, index, 0, tensor.type.bytes)
         self.where[tensor] = ref
         return ref
@@ -195,10 +206,28 @@ class Assembly:
         ]
         self.lower_bound = lower_bound(self.lifetimes, self.alignment)
         offsets, total = place(self.lifetimes, self.alignment)
+        if total <= self.apart_bytes:
+            found = place(self.lifetimes, self.alignment, self._waits().together)
+            if found[1] <= self.apart_bytes:
+                offsets, total = found
         for t in first:
             self.where[t] = BufferRef(Space.ARENA, 0, offsets[t], t.type.bytes)
         self.bases = {step: offsets[step] for step in self.frames}
         return total
+
+    def _waits(self) -> Waits:
+        """Which steps wait for which, by what they read, and which touch a result."""
+        makers: dict[Tensor, int] = {}
+        users: dict[Hashable, list[int]] = {t.key: [t.first] for t in self.lifetimes}
+        waits = []
+        for position, step in enumerate(self.steps):
+            waits.append([makers[t] for t in step.reads if t in makers])
+            for t in step.reads:
+                users.setdefault(t, []).append(position)
+            makers |= dict.fromkeys(self._made(step), position)
+        for item in self.lifetimes:
+            users[item.key].append(item.last)  # beyond the steps where it is fetched
+        return Waits(waits, users)
 
     def _made(self, step: Step) -> list[Tensor]:
         if step.group is not None:
@@ -276,7 +305,7 @@ class Assembly:
         kernel = step.lowered.kernel
         if not any(p.elements for p in kernel.params if p.written):
             return []
-        call = self.calls.get(step.group)
+        call = None if self.claims is None else self.claims.call(step.group)
         if call is not None:
             return [call.command(tuple(self.place_of(t) for t in call.tensors), step.group.names)]
         filled: list[Command] = []

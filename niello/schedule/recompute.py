@@ -12,7 +12,8 @@ from collections.abc import Collection
 from niello.graph.operation import Operation
 from niello.graph.tensor import Tensor
 from niello.schedule.access import Kind, Way, profile
-from niello.schedule.stitch import Group, Stitcher, is_splat
+from niello.schedule.codes import is_splat
+from niello.schedule.stitch import Group, Stitcher
 
 # Scalar operations that are worth a byte less of memory traffic for each element.
 COST_PER_READER = 16.0

@@ -11,15 +11,19 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from niello.core.dtypes import bool_
+from niello.core.errors import CompilerBug
 from niello.core.shapes import StaticShape
 from niello.graph.opdef import Trait
 from niello.graph.operation import Operation
 from niello.graph.region import RegionOp
-from niello.graph.structural import Assign, Constant, ReadVariable
+from niello.graph.structural import Assign, ReadVariable
 from niello.graph.tensor import Tensor
 from niello.passes.computation import Computation
 from niello.runtime.target import Limits
 from niello.schedule.access import Access, Kind, Profile, Way, is_routine, profile
+from niello.schedule.bends import bends, is_border
+from niello.schedule.claims_operation import OperationCalls, is_call
+from niello.schedule.codes import is_small, is_splat, narrows, unpacks, widens
 
 # A row kernel works on `outer` rows in parallel: with fewer rows than this it would leave threads
 # idle, unless the whole is so small that it does not matter.
@@ -94,43 +98,6 @@ class Group:
         return ()
 
 
-def is_splat(tensor: Tensor) -> bool:
-    """A constant that repeats one value: an immediate, not memory."""
-    op = tensor.operation.op
-    return isinstance(op, Constant) and op.data.is_splat
-
-
-def _narrows(operation: Operation) -> bool:
-    """Makes a half type, or an integer of 8 bits, of a wider one."""
-    made = operation.outputs[0].dtype
-    if made.is_integer and made.bits <= 8:
-        return any(t.dtype.bits > 16 for t in operation.inputs)
-    return made.is_half and not any(t.dtype.is_half for t in operation.inputs)
-
-
-def _widens(operation: Operation) -> bool:
-    """Makes a wider float of one half tensor."""
-    made = operation.outputs[0].dtype
-    return (
-        len(operation.inputs) == 1
-        and operation.inputs[0].dtype.is_half
-        and (made.is_float and not made.is_half)
-    )
-
-
-def _is_small(tensor: Tensor, depth: int = 4) -> bool:
-    """Integers of at most 16 bits or a number, or made of such element by element."""
-    if tensor.type.elements == 1 or (tensor.dtype.is_integer and tensor.dtype.bits <= 16):
-        return True
-    made = tensor.operation
-    return (
-        depth > 0
-        and tensor.dtype.is_integer
-        and Trait.ELEMENTWISE in made.op.traits
-        and all(_is_small(t, depth - 1) for t in made.inputs)
-    )
-
-
 def scatters(operation: Operation) -> bool:
     """Whether an operation runs as additions into its result rather than as a sum for each element.
 
@@ -144,10 +111,18 @@ def scatters(operation: Operation) -> bool:
 class Stitcher:
     """Groups the operations of a computation for a back end's limits."""
 
-    def __init__(self, computation: Computation, limits: Limits, *, fuse: bool = True) -> None:
+    def __init__(
+        self,
+        computation: Computation,
+        limits: Limits,
+        *,
+        fuse: bool = True,
+        calls: OperationCalls | None = None,
+    ) -> None:
         self.computation = computation
         self.limits = limits
         self.fuse = fuse
+        self.calls = calls
         self.operations = computation.reachable()
         self.required = self._required()
         self.contracted = {
@@ -173,7 +148,16 @@ class Stitcher:
         for o in self.operations:
             if Trait.STATEFUL in o.op.traits or is_routine(o):
                 needed.update(o.inputs)
+            elif is_call(o):
+                needed.update(self.reads(o))
         return needed
+
+    def reads(self, operation: Operation) -> tuple[Tensor, ...]:
+        """The tensors that an operation which a library runs needs in memory."""
+        if self.calls is None:
+            raise CompilerBug(operation.name, "has no kernel, and no library runs it")
+        used = {*self.computation.targets, *(t for o in self.operations for t in o.inputs)}
+        return self.calls.reads(operation, used)
 
     def is_view(self, operation: Operation) -> bool:
         """Something that nobody needs in memory: its readers compute it from its input."""
@@ -185,25 +169,34 @@ class Stitcher:
     def _may_be_view(self, operation: Operation) -> bool:
         """Whether an operation is a view from the beginning; others are made so by `inline`.
 
-        Movements; comparisons of one tensor with a constant (the mask of a ReLU): reading the
-        tensor again costs less than writing and reading the mask beside it; a half type made wider,
-        unless a contraction reads it; and arithmetic on scalars (a learning rate that decays),
+        Movements, unless a contraction reads one that turns around (see bends.py); comparisons of
+        one tensor with a constant (the mask of a ReLU): reading the tensor again costs less than
+        writing and reading the mask beside it; a half type or bytes made wider, unless a
+        contraction reads floats of them; and arithmetic on scalars (a learning rate that decays),
         which each reader does once.
         """
         if not self.fuse or any(t in self.required for t in operation.outputs):
             return False
         traits = operation.op.traits
         if Trait.MOVEMENT in traits:
+            if operation.outputs[0] in self.contracted and self._wants_memory(operation):
+                return False
             return Trait.MANY_SOURCES not in traits
         if Trait.ELEMENTWISE not in traits:
             return False
         if all(t.type.elements == 1 for t in (*operation.inputs, *operation.outputs)):
             return True
-        if _widens(operation):
-            return operation.outputs[0] not in self.contracted
-        if operation.outputs[0].dtype is not bool_:
+        made = operation.outputs[0]
+        if widens(operation) or (made.dtype.is_float and unpacks(operation)):
+            return made not in self.contracted
+        if made.dtype.is_integer and unpacks(operation):
+            return True
+        if made.dtype is not bool_:
             return False
         return sum(not is_splat(t) for t in operation.inputs) == 1
+
+    def _wants_memory(self, operation: Operation) -> bool:
+        return bends(operation) or (self.limits.borders and is_border(operation))
 
     def is_anchor(self, operation: Operation) -> bool:
         """An operation that is computed by some group (neither structural nor a view)."""
@@ -341,7 +334,7 @@ class Stitcher:
     def may_fuse(self, operations: list[Operation]) -> Layout | Refusal:
         """The common iteration space of the operations, or why there is none."""
         inside = set(operations)
-        if any(is_routine(o) for o in operations):
+        if any(is_routine(o) or is_call(o) for o in operations):
             if len(operations) > 1:
                 return Refusal("a routine has a kernel of its own")
             elements = operations[0].outputs[0].type.elements
@@ -469,12 +462,12 @@ class Stitcher:
             return Refusal("its result is also needed elsewhere")
         if self.profiles[o].kind is not Kind.POINTWISE:
             return Refusal("a reduction would be repeated for each element that reads it")
-        if contractions and _narrows(o):
+        if contractions and narrows(o):
             return Refusal("a contraction reads operands of half and byte types from memory")
         reuse = max(a.reuse for _, a in uses) * len(uses)
         cost = self.profiles[o].cost
         # Small integers are multiplied as they are: wider ones would only take more memory.
-        small = contractions and all(_is_small(t) for t in o.inputs)
+        small = contractions and all(is_small(t) for t in o.inputs)
         if contractions and not small and (cost > CHEAP_PROLOGUE or reuse > 1.0):
             return Refusal("a contraction reads it faster from memory")
         if not small and reuse > 1.0 and cost * reuse > CHEAP * len(uses):

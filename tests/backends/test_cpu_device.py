@@ -13,6 +13,7 @@ import pytest
 
 from niello.backends.cpu import jit, threads
 from niello.backends.cpu.device import CpuDevice
+from niello.backends.cpu.image import split
 from niello.core.dtypes import float32, int32
 from niello.core.errors import CompilerBug, CorruptFile
 from niello.core.types import TensorType
@@ -154,7 +155,8 @@ def test_damaged_cache_entries_are_compiled_again(tmp_path):
     (path,) = (tmp_path / "code").glob("*/*.code")
     path.write_bytes(path.read_bytes()[:-1])
     assert device.compile(program(), CompileOptions()).image() == image
-    assert cache.get(path.parent.name + path.name.removesuffix(".code")) == image
+    kept = cache.get(path.parent.name + path.name.removesuffix(".code"))
+    assert kept == split(image)[0]
 
 
 def test_scratch_is_reused_and_separate(device):

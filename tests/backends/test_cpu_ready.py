@@ -52,14 +52,14 @@ def test_matrix_products(shape: tuple[int, int, int], turned: bool) -> None:
         return nl.gelu(nl.matmul(t, weights.transpose((1, 0)) if turned else weights) + bias)
 
     executable, _ = results(build, x, w, b)
-    assert executable.loaded._absorbed == {0}
+    assert executable.loaded.absorbed == {0}
     assert executable.loaded._packed_bytes >= w.nbytes
 
 
 def test_batches_of_constants() -> None:
     x, w = random(3, 50, 300), random(3, 300, 200)
     executable, _ = results(nl.matmul, x, w)
-    assert executable.loaded._absorbed == {0}
+    assert executable.loaded.absorbed == {0}
 
 
 @pytest.mark.parametrize("groups", [1, 4])
@@ -92,7 +92,7 @@ def test_convolutions(layouts: tuple[str, str], groups: int, kernel: int, stride
 
 def test_half_and_integer_weights() -> None:
     x, w = random(40, 300).astype(nl.bfloat16.numpy), random(300, 200).astype(nl.bfloat16.numpy)
-    assert results(nl.matmul, x, w)[0].loaded._absorbed == {0}
+    assert results(nl.matmul, x, w)[0].loaded.absorbed == {0}
     small = RANDOM.integers(-9, 9, (40, 300)).astype(np.int32)
     results(nl.matmul, small, RANDOM.integers(-9, 9, (300, 200)).astype(np.int32))
 
@@ -105,7 +105,7 @@ def test_kernels_alike_have_panels_of_their_own() -> None:
         return nl.matmul(nl.matmul(nl.matmul(t, a), b), a)
 
     executable, _ = results(build, x, one, two)
-    assert executable.loaded._absorbed == {0, 1}
+    assert executable.loaded.absorbed == {0, 1}
     assert executable.loaded._packed_bytes < 2.5 * one.nbytes  # the one used twice counts once
 
 
@@ -117,7 +117,7 @@ def test_a_constant_that_is_read_elsewhere_stays() -> None:
 
     executable, _ = results(build, x, w)
     assert executable.loaded._packed_bytes > 0
-    assert executable.loaded._absorbed == frozenset()
+    assert executable.loaded.absorbed == frozenset()
 
 
 def test_unpacked_copies_are_dropped() -> None:

@@ -129,6 +129,17 @@ def test_a_refused_call_is_generated():
     assert [type(c) for c in made.commands] == [Dispatch]
 
 
+def test_operands_that_are_computed_leave_the_product_to_the_library():
+    graph = nl.Graph()
+    x, w = graph.placeholder((128, 512), nl.bfloat16), graph.placeholder((512, 256), nl.bfloat16)
+    z = graph.placeholder((128, 256), nl.bfloat16)
+    made = program([x, w, z], [(nl.matmul(nl.gelu(x), w) + z).relu()])
+    assert [type(c) for c in made.commands] == [Dispatch, LibraryCall]
+    assert dict(calls(made)[0].attributes)["epilogue"] == ("add full", "relu")
+    small = graph.placeholder((16, 512), nl.bfloat16)
+    assert not calls(program([small, w], [nl.matmul(nl.gelu(small), w)]))  # little to gain
+
+
 def test_tf32_is_an_option():
     a, b, _ = product()
     for tf32 in (False, True):

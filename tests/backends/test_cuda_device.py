@@ -257,6 +257,35 @@ def test_long_float32_sums_are_exact(cuda):
     assert np.abs(found - wanted).max() <= 1e-5 * np.sqrt(np.mean(wanted**2))
 
 
+@pytest.mark.parametrize("kinds", ["normal", "wide", "denormal", "special"])
+def test_float32_products_on_tensor_cores_are_exact(cuda, kinds):
+    """As close to float64 as float32 arithmetic is, whatever the factors are."""
+    rng = np.random.default_rng(3)
+    a, b = (rng.standard_normal(s) for s in ((256, 1024), (1024, 256)))
+    if kinds == "wide":
+        a, b = (np.sign(x) * np.exp(8 * rng.standard_normal(x.shape)) for x in (a, b))
+    if kinds == "denormal":
+        a, b = a * 1e-41, b * 1e10
+    a, b = a.astype(np.float32), b.astype(np.float32)
+    if kinds == "special":
+        a[3, 5], b[7, 9], a[20, 8], a[40, 2] = np.inf, -np.inf, np.nan, 3.4e38
+        b[2, :] = 0.5
+    graph = nl.Graph()
+    x, y = graph.placeholder(a.shape), graph.placeholder(b.shape)
+    exe = graph.compile({x: x.type, y: y.type}, [nl.matmul(x, y)], device="cuda")
+    found = np.asarray(exe.run([a, b])[0])
+    with np.errstate(all="ignore"):
+        want = a.astype(np.float64) @ b.astype(np.float64)
+        most = np.abs(a).astype(np.float64) @ np.abs(b).astype(np.float64)
+        narrow = want.astype(np.float32)
+    finite = np.isfinite(narrow)
+    np.testing.assert_array_equal(found[~finite], narrow[~finite])
+    error = np.abs(found[finite] - want[finite]) / most[finite]
+    assert error.max() <= 1.5e-6
+    if cuda.arch in ("sm_80", "sm_90", "sm_100", "sm_103"):
+        assert "nl_split" in exe.loaded.source()
+
+
 def test_a_fence_is_passed_when_earlier_work_is_done(cuda):
     exe, x = doubling(1 << 20)
     value = on_device(x, cuda)

@@ -19,7 +19,9 @@ from niello.cli.app import app
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 BROWSER = next((b for b in BROWSERS if shutil.which(b)), None)
-pytestmark = pytest.mark.skipif(BROWSER is None, reason="needs Chromium or Chrome")
+pytestmark = pytest.mark.skipif(
+    BROWSER is None, reason=f"the page is not tried: none of {', '.join(BROWSERS)} is installed"
+)
 
 WATCH = """<script>
 window.failures = [];
@@ -67,6 +69,16 @@ move("pointerdown", 50, canvas);
 move("pointermove", 150, window);
 move("pointerup", 150, window);
 seen.dragged = transform();
+const overview = document.getElementById("overview");
+const small = overview.getBoundingClientRect();
+overview.setPointerCapture = () => {};
+overview.dispatchEvent(new PointerEvent("pointerdown", {
+  bubbles: true, clientX: small.x + small.width - 1, clientY: small.y + small.height - 1,
+  pointerId: 1, button: 0 }));
+seen.jumped = transform();
+seen.blocks = overview.querySelectorAll("rect:not(.view)").length;
+seen.boxes = all(".box").length;
+seen.frame = Number(overview.querySelector(".view").getAttribute("width"));
 seen.colours = new Set(all(".box > rect").map((e) => e.getAttribute("fill"))).size;
 seen.failures = failures;
 document.body.dataset.seen = JSON.stringify(seen);
@@ -94,7 +106,9 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     assert BROWSER is not None
     browser = subprocess.run(
         [
-            BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--window-size=1200,800",
+            BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic",
+            "--no-first-run", "--disable-background-networking", "--disable-component-update",
+            "--disable-sync", "--window-size=1200,800",
             "--host-resolver-rules=MAP * ~NOTFOUND", f"--user-data-dir={folder / 'profile'}",
             "--virtual-time-budget=2000", "--dump-dom", page.as_uri(),
         ],
@@ -130,9 +144,14 @@ def test_clicks_show_details(seen: dict[str, Any]) -> None:
 
 
 def test_the_picture_zooms_and_moves(seen: dict[str, Any]) -> None:
-    places = [seen[k] for k in ("fit", "zoomed", "wheeled", "dragged")]
-    assert len(set(places)) == 4, places
+    places = [seen[k] for k in ("fit", "zoomed", "wheeled", "dragged", "jumped")]
+    assert len(set(places)) == 5, places
     assert all("scale(" in p for p in places)
+
+
+def test_the_overview_shows_every_kernel(seen: dict[str, Any]) -> None:
+    assert seen["blocks"] == seen["boxes"] > 1
+    assert seen["frame"] > 0
 
 
 def test_the_script_is_sound() -> None:

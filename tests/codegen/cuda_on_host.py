@@ -120,6 +120,12 @@ static unsigned nl_float_to_bfloat16(float f) {
   if ((b & 0x7fffffff) > 0x7f800000) return (b >> 16) | 0x40;
   return (b + 0x7fff + ((b >> 16) & 1)) >> 16;
 }
+static unsigned nl_split_off(float& x, float& y) {
+  const unsigned a = nl_float_to_bfloat16(x), b = nl_float_to_bfloat16(y);
+  x -= __uint_as_float(a << 16);
+  y -= __uint_as_float(b << 16);
+  return a | b << 16;
+}
 // Tensor cores: what threads of a warp (32 neighbours) have is laid out for all to see.
 static void nl_copy_16(unsigned* to, const unsigned short* from, long long at, bool is) {
   if (is) memcpy(to, from + at, 16); else memset(to, 0, 16);
@@ -183,7 +189,7 @@ MMA(float16, nl_float16_to_float)
 _NATIVE = (
     "nl_float16_to_float", "nl_float_to_float16", "nl_float_to_bfloat16", "nl_copy_16",
     "nl_copies_close", "nl_copies_wait", "nl_pieces", "nl_pieces_turned",
-    "nl_mma_bfloat16", "nl_mma_float16",
+    "nl_mma_bfloat16", "nl_mma_float16", "nl_split_off",
 )  # fmt: skip
 
 

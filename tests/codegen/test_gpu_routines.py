@@ -9,14 +9,14 @@ import cuda_on_host
 import gpu_cases
 import numpy as np
 import pytest
-from routine_cases import Case, case, cases, large_scratch, running_sums
+from routine_cases import Case, case, cases, large_scratch, running_mixtures, running_sums
 from test_gpu_wgsl import Adapter, adapter  # noqa: F401  (a fixture)
 
 from niello.backends.cuda.render import TARGET as CUDA
 from niello.backends.cuda.render import render as render_cuda
 from niello.backends.webgpu.render import TARGET
 from niello.backends.webgpu.render import render as render_wgsl
-from niello.core.dtypes import float32, float64
+from niello.core.dtypes import float32, float64, int32
 from niello.core.errors import UnsupportedDtype
 from niello.kernel.interpret import interpret
 from niello.kernel.routine import Routine
@@ -32,9 +32,20 @@ def _expected(made: Case) -> list[np.ndarray]:
     return arrays
 
 
+def long_cases() -> list[Case]:
+    """Scans of few teams that a GPU takes in segments: whole ones, and with a rest."""
+    found = []
+    for rows, n in ((1, 16384), (2, 20001)):
+        sums = [((rows, n), int32)] * 2 + [((rows,), int32)]
+        found.append(case(f"long_sums_{n}", running_sums, [((rows, n), int32)], sums))
+        mixed = ((rows, n), float32)
+        found.append(case(f"long_mixtures_{n}", running_mixtures, [mixed, mixed], [mixed]))
+    return found
+
+
 @needs_compiler
 def test_cuda_on_the_host(tmp_path: Path) -> None:
-    found = cases()
+    found = [*cases(), *long_cases()]
     rendered = [render_cuda(c.routine) for c in found]
     library = cuda_on_host.build(rendered, tmp_path)
     problems = []
@@ -46,7 +57,7 @@ def test_cuda_on_the_host(tmp_path: Path) -> None:
     assert not problems, "\n".join(problems)
 
 
-@pytest.mark.parametrize("made", cases(), ids=lambda c: c.name)
+@pytest.mark.parametrize("made", [*cases(), *long_cases()], ids=lambda c: c.name)
 def test_wgsl(made: Case, adapter: Adapter) -> None:  # noqa: F811
     arrays = made.copies()
     adapter.run(render_wgsl(made.routine), arrays)
@@ -65,6 +76,13 @@ def test_a_team_is_a_block() -> None:
     (launch,) = kernel.launches
     assert launch.grid == (3, 1, 1) and launch.block == (256, 1, 1)
     assert [a.written for a in launch.arguments] == [False, True, True]
+
+
+def test_long_scans_of_few_teams_are_split() -> None:
+    """Each line in segments; with many lines, and for short ones, the teams suffice."""
+    split = render_cuda(next(c for c in long_cases() if c.name == "long_sums_16384").routine)
+    assert [x.grid[0] for x in split.launches] == [4, 1, 4] and len(split.scratch) == 2
+    assert len(render_cuda(_routine("running_sums_2100")).launches) == 1
 
 
 def test_large_scratch_goes_to_a_buffer() -> None:

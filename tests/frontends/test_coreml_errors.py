@@ -30,14 +30,13 @@ def relu() -> Any:
 
 def test_custom_layers_are_named_all_at_once() -> None:
     spec = relu()
-    for name in ("a", "b"):
+    for name, kind in (("a", "Crop"), ("b", "Crop"), ("c", "Scale")):
         added = spec.neuralNetwork.layers.add(name=name, input=["x"], output=["y"])
-        added.custom.className = "Crop"
-    spec.neuralNetwork.layers.add(name="c", input=["x"], output=["y"]).loop.SetInParent()
+        added.custom.className = kind
     with pytest.raises(errors.FrontendError) as caught:
         load(spec)
-    assert caught.value.operators == {"custom:Crop": 2, "loop": 1}
-    assert caught.value.first == {"custom:Crop": "a", "loop": "c"}
+    assert caught.value.operators == {"custom:Crop": 2, "custom:Scale": 1}
+    assert caught.value.first == {"custom:Crop": "a", "custom:Scale": "c"}
     assert "custom:Crop (×2, first 'a')" in str(caught.value)
 
 

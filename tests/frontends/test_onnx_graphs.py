@@ -345,3 +345,26 @@ def test_compiled_models_take_inputs_and_give_outputs_in_order() -> None:
     executable = loaded.compile({"a": (2,), "b": (2,)})
     s, d = executable.run([np.array([5, 6], np.float32), np.array([1, 2], np.float32)])
     assert (s.tolist(), d.tolist()) == ([6, 8], [4, 4])
+
+
+def test_batch_norms_go_into_weights_that_the_layout_turns() -> None:
+    draw = np.random.default_rng(0)
+    nodes, weights, name, width = [], {}, "x", 3
+    for i, size in enumerate((16, 32, 32)):
+        weights[f"w{i}"] = draw.standard_normal((size, width, 3, 3)).astype(np.float32)
+        weights |= {f"{k}{i}": draw.uniform(0.5, 1, size).astype(np.float32) for k in "sbmv"}
+        nodes += [
+            node("Conv", [name, f"w{i}"], [f"c{i}"], pads=[1, 1, 1, 1]),
+            node("BatchNormalization", [f"c{i}", *(f"{k}{i}" for k in "sbmv")], [f"n{i}"]),
+            node("Relu", [f"n{i}"], [f"r{i}"]),
+            node("MaxPool", [f"r{i}"], [f"p{i}"], kernel_shape=[2, 2], strides=[2, 2]),
+        ]
+        name, width = f"p{i}", size
+    proto = model(nodes, [tensor("x", [1, 3, 32, 32])], [name], weights=weights, opset=17)
+    made = load(proto).compile(device="cpu")
+    names = {o.op.name for o in made.optimised.graph.operations}
+    assert not names & {"multiply", "subtract", "divide"}
+    x = draw.standard_normal((1, 3, 32, 32)).astype(np.float32)
+    plain = load(proto).compile(device="cpu", options=nl.CompileOptions(optimise=False))
+    found, wanted = (e.run([x])[0].numpy() for e in (made, plain))
+    np.testing.assert_allclose(found, wanted, rtol=0, atol=2e-5 * float(np.abs(wanted).max()))

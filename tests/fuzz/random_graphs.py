@@ -41,6 +41,11 @@ class Case:
     values: dict[Tensor, np.ndarray] = field(default_factory=dict)
     exact: set[Tensor] = field(default_factory=set)
     reads: dict[Tensor, Tensor] = field(default_factory=dict)  # ordered read -> what was assigned
+    callables: dict[str, Any] = field(default_factory=dict)  # what calls name
+    shaken: list[dict[Tensor, np.ndarray]] = field(default_factory=list)  # values with noise
+    derivative: tuple[Tensor, dict[Tensor, Tensor]] | None = None  # a tensor, and its gradients
+    driver: bool = False  # compared with a device whose functions are less precise
+    focus: str = ""  # the operation that the graph is about
 
     @property
     def operations(self) -> list[Operation]:
@@ -76,6 +81,7 @@ class Builder:
         self.steps = steps
         self.smooth = smooth  # only operations whose gradient does not jump
         self.special = special  # inputs hold NaN, infinities, zeros of both signs
+        self.blind = False  # whether the values known are those of one iteration only
 
     # --- choices
     def pick(self, options: Any) -> Any:

@@ -133,7 +133,10 @@ def domain(b: Builder, t: Tensor, spec: Spec) -> Tensor | None:
     value = b.value(t)
     if t.dtype is nl.bool_ or (b.special and t.dtype.is_float):
         return t
-    if value.size == 0 or (value.min() >= spec.low and value.max() <= spec.high):
+    if t.dtype.is_complex:
+        parts = (b.within(part, spec.low, spec.high) for part in (t.real(), t.imag()))
+        return nl.complex(*parts)
+    if value.size == 0 or (not b.blind and value.min() >= spec.low and value.max() <= spec.high):
         return t
     if t.dtype.is_float:
         return b.within(t, spec.low, spec.high)
@@ -174,6 +177,8 @@ def make_cast(b: Builder) -> Any:
     x = b.any(lambda t: b.is_exact(t) or t.dtype.is_float)
     if x is None:
         return None
+    if x.dtype.is_complex:
+        return None if x.dtype is nl.complex128 else x.cast(nl.complex128)
     wanted = [nl.float32, nl.float64]
     if b.is_exact(x):
         wanted += [nl.int32, nl.int64, nl.bool_]
@@ -350,6 +355,7 @@ def reduction_maker(name: str, floats: bool, exact: bool) -> Maker:
             lambda t: (
                 t.dtype is not nl.bool_
                 and (t.dtype.is_float or not floats)
+                and (name == "sum" or not t.dtype.is_complex)
                 and t.type.elements > 0
                 and (b.is_exact(t) or not exact)
             )
@@ -412,8 +418,7 @@ def make_cross_entropy(b: Builder) -> Any:
         return None
     rows, classes = x.type.static_shape
     chosen = np.eye(classes, dtype=x.dtype.numpy)[b.rng.integers(0, classes, rows)]
-    labels = b.graph.placeholder((rows, classes), x.dtype)
-    b.case.feeds[labels] = chosen
+    labels = b.graph.constant(chosen)
     b.keep(labels, chosen, exact=True)
     return nl.softmax_cross_entropy(x, labels, reduction=b.pick(("none", "sum", "mean")))
 

@@ -116,6 +116,48 @@ def running_mixtures(r: RoutineBuilder, a: Place, b: Place) -> None:
     )
 
 
+def backward_sums(r: RoutineBuilder, x: Place) -> None:
+    """From the end of each row, by few members; what the terms are made of is used again."""
+    rows, columns = x.shape
+    row = r.teams(rows)
+    r.members(32)
+    seen: list[ir.Expr] = []
+
+    def term(m: ir.Expr) -> ir.Expr:
+        seen[:] = [r.read(x, (row, columns - 1 - m))]
+        return r.cast(seen[0] * 2, int32)
+
+    def then(m: ir.Expr, before: ir.Expr, after: ir.Expr) -> None:
+        r.write(r.outputs[0], (row, columns - 1 - m), after)
+        r.write(r.outputs[1], (row, columns - 1 - m), seen[0])
+
+    r.scan("add", columns, term, then)
+
+
+def kept_in_order(r: RoutineBuilder, x: Place) -> None:
+    """Elements that meet a condition, brought to the front of each row; how many, and a while
+    loop around scans and folds."""
+    rows, columns = x.shape
+    row = r.teams(rows)
+    r.members(64)
+    least = r.variable(int32, 40)
+    found = r.variable(int32, 0)
+
+    def keeps(m: ir.Expr) -> ir.Expr:
+        return r.where(r.read(x, (row, m)) >= bound, 1, r.const(0, int32))
+
+    def keep(m: ir.Expr, before: ir.Expr, after: ir.Expr) -> None:
+        with r.when(before < after):
+            r.write(r.outputs[0], (row, r.cast(before, int64)), r.read(x, (row, m)))
+
+    with r.repeat(lambda: (found.get() < columns // 3) & (least.get() > -60)):
+        bound = least.get()
+        found.set(r.scan("add", columns, keeps, keep))
+        top = r.reduce("max", columns, lambda m: r.read(x, (row, m)))
+        least.set(bound - 7 - top % 3)
+    r.write(r.outputs[1], row, found.get())
+
+
 def lower_products(r: RoutineBuilder, x: Place, y: Place) -> None:
     """Loops whose bounds differ between the iterations of a Spread, and conditions."""
     n = x.shape[1]
@@ -298,6 +340,30 @@ def outer_products(r: RoutineBuilder, x: Place, y: Place) -> None:
         r.write(r.outputs[1], (team, i, j, k), r.read(x, (team, k)) + r.cast(i * 3 + j, float32))
 
 
+def lane_cases() -> list[Case]:
+    """Folds and scans of which a thread of a GPU takes several iterations together."""
+    f = float32
+    found = []
+    for n in (700, 1024, 1030, 2100):  # all of them exist, or not
+        found += [
+            case(f"row_sums_{n}", row_sums, [((3, n), f)], [((3,), f), ((3,), f)]),
+            case(f"first_largest_{n}", first_largest, [((3, n), f)], [((3,), f), ((3,), int64)]),
+            case(
+                f"running_sums_{n}", running_sums, [((3, n), int32)],
+                [((3, n), int32), ((3, n), int32), ((3,), int32)],
+            ),
+        ]  # fmt: skip
+    found += [
+        case(f"backward_{n}_{t.name}", backward_sums, [((3, n), t)], [((3, n), int32), ((3, n), t)])
+        for n, t in ((128, int32), (130, f), (160, float16), (64, uint8))
+    ]
+    found += [
+        case(f"kept_{n}", kept_in_order, [((4, n), int32)], [((4, n), int32), ((4,), int32)])
+        for n in (50, 256, 300)
+    ]
+    return found
+
+
 def cases() -> list[Case]:
     """All of them, in sizes that fill vectors and that do not."""
     f = float32
@@ -316,7 +382,9 @@ def cases() -> list[Case]:
             ),
             case(f"odd_even_{n}", odd_even_sort, [((2, n), f)], [((2, n), f)]),
         ]  # fmt: skip
+    found += lane_cases()
     found += [
+        case("mixtures_1024", running_mixtures, [((2, 1024), f)] * 2, [((2, 1024), f)]),
         case("lower", lower_products, [((2, 37), f)] * 2, [((2, 37), f), ((2, 37), int32)]),
         case("bitonic", bitonic_steps, [((3, 256), f)], [((3, 256), f)] * 2),
         case("bitonic_int8", bitonic_steps, [((1, 128), int8)], [((1, 128), int8)] * 2),

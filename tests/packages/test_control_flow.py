@@ -111,3 +111,26 @@ def test_calls_are_part_of_the_package(tmp_path: Path, machine_code: bool) -> No
     for factor in (1.0, 2.0, 3.0):
         for each in (found, made):
             assert each.run([[0.0, 1.0, 2.0]])[0].tolist() == [2 * factor, 4 * factor, 6 * factor]
+
+
+def test_what_calls_others_is_called_itself(tmp_path: Path) -> None:
+    """An executable brings what it calls along: nobody gives it a second time."""
+    inner = nl.Graph("inner")
+    a = inner.placeholder((3,), name="a")
+    count = inner.variable(1.0, name="count")
+    step = count.assign(count + 1.0)
+    scaled = inner.compile({a: (3,)}, [a * count], [step])
+    middle = nl.Graph("middle")
+    x = middle.placeholder((3,), name="x")
+    (y,) = nl.call("scale", [x + 1.0], [nl.TensorType((3,))])
+    doubled = middle.compile({x: (3,)}, [y * 2.0], callables={"scale": scaled})
+    outer = nl.Graph("outer")
+    z = outer.placeholder((3,), name="z")
+    (w,) = nl.call("twice", [z], [nl.TensorType((3,))])
+    made = outer.compile({z: (3,)}, [w], callables={"twice": doubled})
+    made.save(tmp_path / "p.niello")
+    with pytest.warns(nl.errors.Recompiled):
+        other = nl.load(tmp_path / "p.niello", device="numpy")
+    for factor in (1.0, 2.0):
+        for each in (other, made):
+            assert each.run([[0.0, 1.0, 2.0]])[0].tolist() == [2 * factor, 4 * factor, 6 * factor]

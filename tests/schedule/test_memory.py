@@ -10,7 +10,7 @@ from networks import Digits, plan
 
 import niello as nl
 from niello.runtime.commands import BufferRef, Copy, Dispatch, Fill, Program, Space
-from niello.schedule.memory import ALIGNMENT, Lifetime, aligned, lower_bound, place
+from niello.schedule.memory import ALIGNMENT, Lifetime, Waits, aligned, lower_bound, place
 
 
 @st.composite
@@ -143,3 +143,43 @@ def test_compiling_twice_gives_the_same_plan() -> None:
         return executable.as_text("schedule") + executable.as_text("kernels")
 
     assert text() == text()
+
+
+def test_steps_that_may_run_at_once_share_no_memory() -> None:
+    """0 feeds 1 and 2, which do not wait for each other; 3 reads both."""
+    waits = Waits(
+        [[], [0], [0], [1, 2], [3]],
+        {"a": [0, 1, 2], "b": [1, 3], "c": [2, 3], "d": [3, 4], "e": [4]},
+    )
+    items = [Lifetime(k, 256, n, n + 1) for n, k in enumerate("abcd")] + [Lifetime("e", 256, 4, 4)]
+    in_a_row, _ = place(items)
+    assert in_a_row["c"] == in_a_row["a"]  # step 1 is over when step 2 begins
+    offsets, total = place(items, together=waits.together)
+    assert len({offsets[k] for k in "abc"}) == 3 and total == 3 * 256
+    assert offsets["d"] == offsets["a"] and offsets["e"] in (offsets["b"], offsets["c"])
+
+
+def test_independent_steps_of_a_program_have_memory_apart() -> None:
+    """Beside a row of products, an optimiser's step: it waits for nothing but what it reads."""
+    from dataclasses import replace
+
+    from niello import backends
+    from niello.passes.computation import Computation
+    from niello.schedule.program import schedule
+
+    graph = nl.Graph()
+    x, y = graph.placeholder((64, 64)), graph.placeholder((16, 16))
+    found = x
+    for _ in range(4):
+        found = nl.matmul(found, x)
+    beside = nl.matmul(nl.matmul(y, y), y)
+    asked = Computation(graph, (x, y), (found, beside), ())
+    limits = replace(backends.backend("cuda").limits, apart_bytes=0)
+    plain = schedule(asked, limits).program
+    apart = schedule(asked, replace(limits, apart_bytes=1 << 20)).program
+    tight = schedule(asked, replace(limits, apart_bytes=plain.arena_bytes)).program
+    assert plain.arena_bytes < apart.arena_bytes <= plain.arena_bytes + 16 * 16 * 4
+    assert tight.arena_bytes == plain.arena_bytes
+    small = {r for c in apart.commands for r in c.writes if r.bytes == 16 * 16 * 4}
+    large = {r for c in apart.commands for r in c.writes if r.bytes == 64 * 64 * 4}
+    assert small and large and not any(a.overlaps(b) for a in small for b in large)

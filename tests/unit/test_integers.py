@@ -117,3 +117,48 @@ def test_off_without_optimisation() -> None:
     options = nl.CompileOptions(optimise=False)
     made = graph.compile({x: nl.TensorType((2, 4), nl.int8)}, [y], options=options)
     assert contraction_types(made) == ["float32"]
+
+
+def origins(found: nl.Executable, name: str) -> list[str]:
+    """What the operands of the contractions of a kind are, cast or moved: no arithmetic."""
+    origin = []
+    for operation in found.optimised.graph.operations:
+        for t in operation.inputs if operation.op.name == name else ():
+            while t.operation.op.name in ("cast", "transpose", "reshape", "pad"):
+                t = t.operation.inputs[0]
+            origin.append(f"{t.operation.op.name} {t.dtype.name}")
+    return origin
+
+
+@pytest.mark.parametrize("padding", ["same", "valid"])
+def test_integer_convolutions_multiply_bytes(padding: str) -> None:
+    graph = nl.Graph()
+    x = graph.placeholder((1, 8, 6, 5), nl.uint8, name="x")
+    w = graph.constant(codes(16, 8, 3, 3))
+    y = nl.integer_conv(x, w, np.uint8(117), padding=padding)
+    found = both(y, {x: codes(1, 8, 6, 5, kind=nl.uint8)}, rtol=0)
+    assert origins(found, "convolution") == ["placeholder uint8", "constant int8"]
+
+
+def test_weights_that_are_transposed() -> None:
+    graph = nl.Graph()
+    x = graph.placeholder((5, 96), nl.uint8, name="x")
+    scale = RNG.uniform(0.01, 0.02, 24).astype(np.float32)
+    w = nl.dequantize(graph.constant(codes(24, 96)), scale, axis=0)
+    y = nl.dequantize(x, 0.1, np.uint8(3)) @ w.transpose([1, 0])
+    assert contraction_types(both(y, {x: codes(5, 96, kind=nl.uint8)})) == ["int32"]
+
+
+def test_quantizing_again_what_was_moved_and_dequantized_is_nothing() -> None:
+    graph = nl.Graph()
+    x = graph.placeholder((4, 6), nl.float32, name="x")
+    q = nl.quantize(x, 0.1, np.int8(7), dtype=nl.int8)
+    moved = nl.dequantize(q, 0.1, np.int8(7)).transpose([1, 0])[:4]
+    again = nl.quantize(moved, 0.1, np.int8(7), dtype=nl.int8)
+    other = nl.quantize(moved, 0.2, np.int8(7), dtype=nl.int8)
+    feed = RNG.normal(0, 5, (4, 6)).astype(np.float32)
+    feed[0, :2] = np.nan, np.inf
+    for y, rounds in ((again, 1), (other, 2)):
+        found = both(y, {x: feed}, rtol=0)
+        names = [o.op.name for o in found.optimised.graph.operations]
+        assert names.count("rint") == rounds

@@ -184,3 +184,32 @@ def test_a_network_has_one_kernel_for_each_convolution() -> None:
     executable = graph.compile(feeds={x: (2, 8, 12, 12)}, targets=[y], device="cpu")
     # Bias, ReLU and the residual are stitched in; the mean is a kernel, and perhaps the image.
     assert 5 <= executable.kernel_count <= 6
+
+
+def test_upsampling_by_neighbours_stays_inside() -> None:
+    def build(x: nl.Tensor) -> nl.Tensor:
+        y = nl.conv2d(x, random(16, 8, 3, 3), padding=1).relu()
+        for axis in (2, 3):
+            y = nl.gather(y, np.repeat(np.arange(y.shape[axis]), 2), axis)  # type: ignore[index]
+        return nl.conv2d(y, random(8, 16, 3, 3) * 0.1, padding=1)
+
+    found = moved(build, (1, 8, 12, 10))
+    assert layouts(found) == {"NHWC"}
+    assert count(found, "transpose") == 2
+    assert [o.op.axis for o in found.reachable() if o.op.name == "gather"] == [1, 2]
+    agrees(build, (1, 8, 12, 10))
+
+
+@pytest.mark.parametrize("inputs_last", [False, True])
+def test_the_order_of_weights_is_the_devices(inputs_last: bool) -> None:
+    graph = nl.Graph()
+    x = graph.placeholder((2, 16, 9, 9))
+    y = x
+    for _ in range(6):
+        y = nl.conv2d(y, random(16, 16, 3, 3), padding=1).relu()
+    found = Computation(graph, (x,), (y,))
+    for step in (Specialise((x.type,)), Decompose(), ChannelsLast(inputs_last), Fold()):
+        found = step(found)
+    made = [o for o in found.reachable() if isinstance(o.op, ConvolutionOp)]
+    letters = {o.op.settings.weights.letters for o in made}
+    assert letters == ({"OHWI"} if inputs_last else {"HWIO"}) and len(made) == 6

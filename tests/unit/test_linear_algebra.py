@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import niello as nl
-from niello.core.errors import AttributeValueError, DTypeError, ShapeError
+from niello.core.errors import AttributeValueError, ShapeError
 
 RNG = np.random.default_rng(0)
 
@@ -184,8 +184,6 @@ def test_what_is_refused():
         nl.inverse(x)
     with pytest.raises(ShapeError, match="do not fit"):
         nl.solve(graph.placeholder((3, 3)), graph.placeholder((4, 1)))
-    with pytest.raises(DTypeError, match="real matrices"):
-        nl.svd(graph.placeholder((2, 2), nl.complex64))
     with pytest.raises(AttributeValueError, match="mode"):
         nl.qr(x, mode="raw")
     with pytest.raises(AttributeValueError, match="matrix norm"):
@@ -194,3 +192,49 @@ def test_what_is_refused():
         nl.einsum("ij,jk", x)
     with pytest.raises(ShapeError, match="two sizes"):
         nl.einsum("ij,jk", x, x)
+
+
+@pytest.mark.parametrize("n", [3, 70, 150])
+def test_complex_matrices(n):
+    a, b = (RNG.standard_normal((n, k)) + 1j * RNG.standard_normal((n, k)) for k in (n, 2))
+    h = a @ a.conj().T + np.eye(n)
+    np.testing.assert_allclose(a @ run(nl.solve, a, b), b, atol=1e-10)
+    sign, log = run(nl.slogdet, a)
+    np.testing.assert_allclose([sign, log], [*np.linalg.slogdet(a)], rtol=1e-10)
+    order, lower, upper = run(nl.lu, a)
+    np.testing.assert_allclose(lower @ upper, a[order], atol=1e-11)
+    factor = run(nl.cholesky, h)
+    np.testing.assert_allclose(factor @ factor.conj().T, h, atol=1e-10)
+    q, r = run(nl.qr, a)
+    np.testing.assert_allclose(q @ r, a, atol=1e-11)
+    np.testing.assert_allclose(q.conj().T @ q, np.eye(n), atol=1e-11)
+    values, vectors = run(nl.eigh, h)
+    np.testing.assert_allclose(h @ vectors, vectors * values, atol=1e-9)
+    np.testing.assert_allclose(values, np.linalg.eigvalsh(h), rtol=1e-10, atol=1e-10)
+    u, s, v = run(nl.svd, a)
+    np.testing.assert_allclose(u * s @ v, a, atol=1e-10)
+    np.testing.assert_allclose(s, np.linalg.svd(a)[1], atol=1e-10)
+
+
+def test_equal_eigenvalues_of_a_hermitian_matrix():
+    a = np.kron(np.eye(3), np.array([[2, 1j], [-1j, 2]]))
+    values, vectors = run(nl.eigh, a)
+    np.testing.assert_allclose(values, [1, 1, 1, 3, 3, 3], atol=1e-13)
+    np.testing.assert_allclose(vectors.conj().T @ vectors, np.eye(6), atol=1e-13)
+
+
+@pytest.mark.parametrize("n", [129, 200, 321])
+def test_large_matrices_go_by_blocks(n):
+    a, b = RNG.standard_normal((n, n)), RNG.standard_normal((n, 5))
+    order, lower, upper = run(nl.lu, a)
+    np.testing.assert_allclose(lower @ upper, a[order], atol=1e-11)
+    assert np.abs(lower).max() <= 1.0
+    np.testing.assert_allclose(a @ run(nl.solve, a, b), b, atol=1e-8)
+    np.testing.assert_allclose(run(nl.det, a / 10), np.linalg.det(a / 10), rtol=1e-8)
+    q, r = run(nl.qr, a)
+    np.testing.assert_allclose(q @ r, a, atol=1e-11)
+    h = a @ a.T / n + np.eye(n)
+    factor = run(nl.cholesky, h)
+    np.testing.assert_allclose(factor @ factor.T, h, atol=1e-12)
+    stack = np.stack([h, h * 2])
+    np.testing.assert_allclose(run(nl.cholesky, stack)[1], np.linalg.cholesky(h * 2), atol=1e-11)

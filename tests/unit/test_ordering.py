@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +97,7 @@ def test_gradient_of_a_sort_returns_to_its_place() -> None:
 @pytest.mark.parametrize("largest", [True, False])
 def test_top_k_of_long_rows(k: int, largest: bool) -> None:
     x = normal(6, 3000, seed=k)
-    x[0] = 1.0  # all reach the bound: the row is sorted
+    x[0] = 1.0  # all reach the bound
     x[1] = np.sort(x[1])
     x[2] = np.sort(x[2])[::-1]
     x[3, 100:120] = np.nan
@@ -106,6 +107,48 @@ def test_top_k_of_long_rows(k: int, largest: bool) -> None:
         order[3] = np.argsort(np.where(np.isnan(x[3]), -np.inf, -x[3]), kind="stable")
     np.testing.assert_array_equal(places, order[:, :k])
     np.testing.assert_array_equal(values, np.take_along_axis(x, order[:, :k], -1))
+
+
+def hard_rows(n: int, dtype: Any) -> np.ndarray:
+    """Rows whose best elements lie where the groups of a first bound do not tell them apart."""
+    m = np.arange(n)
+    rows = [
+        m % 2,  # many equal ones
+        np.where(m % 64 < 3, 1000 + m // 64, m % 50),  # all of the best in a few groups
+        np.where(m < n - 7, 0, 5),
+        np.where(m % 64 == 5, 100 - m % 7, 0),
+        -(m % 64) * 3 + (m // 64) % 3,
+    ]
+    return np.stack(rows).astype(dtype)
+
+
+def hard_cases() -> list[tuple[str, int, Any]]:
+    """(device, length, dtype); long rows on the CPU, where they take no time."""
+    sizes, kinds = (3000, 20_000, 65_536), (np.float32, np.int32, np.int64, np.uint8)
+    found = [("cpu", n, t) for n in sizes for t in kinds]
+    others = [d for d in nl.available_devices() if d not in ("cpu", "null")]
+    return found + [(d, 3000, t) for d in others for t in (np.float32, np.int64)]
+
+
+@pytest.mark.parametrize(("device", "n", "dtype"), hard_cases())
+def test_top_k_of_hard_rows(device: str, n: int, dtype: Any) -> None:
+    x = hard_rows(n, dtype)
+    for k, largest in ((10, True), (70, False)):
+        values, places = run(x, partial(nl.top_k, k=k, largest=largest), device)
+        wide = x.astype(np.float64)
+        order = np.argsort(-wide if largest else wide, -1, kind="stable")[:, :k]
+        np.testing.assert_array_equal(places, order)
+        np.testing.assert_array_equal(values, np.take_along_axis(x, order, -1))
+
+
+def test_top_k_of_one_very_long_row() -> None:
+    """It is divided into parts where its length has a fitting divisor."""
+    for n in (1 << 18, 3 * 70_000, 100_003):
+        x = np.round(normal(2, n, seed=n) * 50)
+        values, places = run(x, lambda p: nl.top_k(p, 12))
+        order = np.argsort(-x, -1, kind="stable")[:, :12]
+        np.testing.assert_array_equal(places, order)
+        np.testing.assert_array_equal(values, np.take_along_axis(x, order, -1))
 
 
 def test_bottom_k_along_an_axis() -> None:

@@ -2,37 +2,42 @@
 
 from __future__ import annotations
 
-import importlib
+from importlib.util import find_spec
 
+from niello.backends.cpu.target import CpuTarget, vector_bits
 from niello.core import dtypes
 from niello.core.errors import BackendUnavailable
-from niello.runtime.target import Backend, Device, Limits
+from niello.runtime.commands import Program
+from niello.runtime.target import Backend, CompileOptions, Device, Limits
 
 # Rows up to half of a typical second-level cache are worth keeping between two passes over them.
 _ROW_BYTES = 512 << 10
 
 
 def _open() -> Device:
-    try:
-        importlib.import_module("llvmlite.binding")
-    except (ImportError, OSError) as error:
+    # Importing the code generator takes longer than loading a package, so it is only looked for.
+    if find_spec("llvmlite") is None:
         raise BackendUnavailable(
             "cpu",
-            f"the code generator cannot be loaded: {error}",
+            "the code generator cannot be loaded: llvmlite is not installed",
             advice="Install the package llvmlite",
-        ) from error
+        )
     from niello.backends.cpu.device import CpuDevice
+
+    return CpuDevice(_render)
+
+
+def _render(program: Program, target: CpuTarget, options: CompileOptions) -> str:
     from niello.backends.cpu.program import render_program
 
-    return CpuDevice(render_program)
+    return render_program(program, target, options)
 
 
 def _vector_bits() -> int:
     try:
-        from niello.backends.cpu.jit import host_target
+        return vector_bits()
     except (ImportError, OSError):
         return 128
-    return host_target().vector_bits
 
 
 BACKEND = Backend(
@@ -47,6 +52,7 @@ BACKEND = Backend(
         vector_bits=_vector_bits(),
         channels_last=True,
         integers=True,
+        borders=True,
     ),
     open=_open,
     notes="x86-64 and aarch64; vectors as wide as the machine has",

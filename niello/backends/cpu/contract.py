@@ -132,7 +132,9 @@ class _Bridge:
     def _choose_sides(self) -> tuple[Pairs | None, Sides, Rowside]:
         """In pairs where the target and the operands allow it, else element by element."""
         plain = self.sides
-        pairs = find_pairs(self.roles, self.cpu) if plain.rows > MOST_ROWS else None
+        # Bytes that lie ready in units are a quarter of what a few rows would have to read.
+        ready = self.roles.b_is_constant and self.roles.result.dtype.is_integer
+        pairs = find_pairs(self.roles, self.cpu) if ready or plain.rows > MOST_ROWS else None
         if pairs is not None:
             sides = Sides(self.roles, self.target, self.emitter, pairs)
             rowside = sides.a()

@@ -111,7 +111,7 @@ class Sides:
         return step % 4096 != 0 or roles.m.extent <= 8
 
     def _box_pays(self, box: Box) -> bool:
-        fits = box.elements * self.size <= self.target.l2_bytes // 4
+        fits = box.elements * self.size <= self.target.l2_bytes // 2
         runs = box.axes[-1].extent >= 4
         return fits and runs and box.elements < self.roles.m.extent * self.depth
 

@@ -22,23 +22,30 @@ rounded up to 64.
 from __future__ import annotations
 
 import ctypes
+import importlib
 import platform
 import threading
 from array import array
 from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import ModuleType
 
-from niello.backends.cpu import jit, threads
+import numpy as np
+
+from niello.backends.cpu import image, threads
+from niello.backends.cpu.code import load_code, refuse_missing
+from niello.backends.cpu.target import CpuTarget, links_elf, missing, select_target
 from niello.core import config
-from niello.core.errors import CompilerBug, CorruptFile
+from niello.core.dtypes import uint8
+from niello.core.errors import BackendUnavailable, CompilerBug, CorruptFile
 from niello.runtime.buffer import ALIGNMENT, Buffer, physical_memory, show_bytes
 from niello.runtime.commands import Program, Space
 from niello.runtime.device import HostDevice
 from niello.runtime.disk_cache import DiskCache
 from niello.runtime.target import CompileOptions, Loaded
 
-Render = Callable[[Program, jit.CpuTarget, CompileOptions], str]
+Render = Callable[[Program, CpuTarget, CompileOptions], str]
 
 # Raise the number whenever what a module exports changes: packages hold modules.
 INTERFACE = "interface-2"
@@ -58,7 +65,7 @@ class CpuDevice(HostDevice):
 
     def describe(self) -> str:
         """One line: model, level, threads, memory."""
-        target = jit.host_target()
+        target = select_target("host")
         return (
             f"cpu: {_model()} ({target.cpu}, {target.vector_bits}-bit vectors), "
             f"{threads.thread_count()} threads, {show_bytes(physical_memory())}"
@@ -66,30 +73,33 @@ class CpuDevice(HostDevice):
 
     def compile(self, program: Program, options: CompileOptions) -> Loaded:
         """Machine code for the whole command list, from the disk cache when it is there."""
-        target = jit.select_target(options.target)
+        jit = _code_generator()
+        target = select_target(options.target)
         text = self._render(program, target, options)
         verify = config.VERIFY.integer(0, 2) > 0
-        image = jit.cached_object(
+        code = jit.cached_object(
             text, target, self._cache, verify=verify, optimise=options.optimise
         )
-        return CpuProgram(self, program, options, image, self._render)
+        return CpuProgram(self, program, options, code, self._render)
 
-    def load(self, program: Program, options: CompileOptions, image: bytes) -> Loaded:
+    def load(self, program: Program, options: CompileOptions, data: bytes) -> Loaded:
         """The program with machine code that `Loaded.image` gave earlier.
 
         Raises CorruptFile for bytes that are not that, and BackendUnavailable when this machine
         lacks something that the code uses.
         """
-        return CpuProgram(self, program, options, image, self._render)
+        code, pool = image.split(data)
+        if pool:
+            threads.provide_pool(pool)
+        return CpuProgram(self, program, options, code, self._render)
 
     def code_needs(self, options: CompileOptions) -> tuple[str, ...]:
         """The interface, the kind of system, and the instruction sets that code may use."""
-        return (INTERFACE, *jit.select_target(options.target).needs)
+        return (INTERFACE, *select_target(options.target).needs)
 
     def lacks(self, needs: Sequence[str]) -> tuple[str, ...]:
         """Those that this machine does not have."""
-        here = {INTERFACE, *jit.host_target().needs}
-        return tuple(n for n in needs if n not in here)
+        return missing(n for n in needs if n != INTERFACE)
 
 
 class CpuProgram:
@@ -100,16 +110,17 @@ class CpuProgram:
         device: CpuDevice,
         program: Program,
         options: CompileOptions,
-        image: bytes,
+        data: bytes,
         render: Render,
     ) -> None:
         self.program = program
         self._device = device
         self._options = options
-        self._image = image
+        self._object = data
         self._render = render
-        target = jit.select_target(options.target)
-        code = jit.load_object(image, target, _EXPORTS)
+        if options.target != "host":
+            refuse_missing(options.target, select_target(options.target).missing_here())
+        code = load_code(data, _EXPORTS)
         info = (ctypes.c_int64 * 5).from_address(code.address("niello_info"))
         self._shared, self._each = _rounded(info[0]), _rounded(info[1])
         self._most_threads = max(1, info[2])
@@ -127,7 +138,7 @@ class CpuProgram:
         flags = (ctypes.c_int8 * len(program.constants)).from_address(
             code.address("niello_absorbed")
         )
-        self._absorbed = frozenset(i for i, flag in enumerate(flags) if flag)
+        self.absorbed = frozenset(i for i, flag in enumerate(flags) if flag)
         self._pack = threads.Runner(code, "niello_pack")
         self._run = threads.Runner(code, "niello_run")
         self._scratch: deque[tuple[int, Buffer]] = deque()
@@ -170,7 +181,28 @@ class CpuProgram:
         table = array("Q", bytes(8 * self._arguments))
         table[first : first + len(addresses)] = array("Q", addresses)
         self._pack_constants(table)
-        return self._absorbed
+        return self.absorbed
+
+    def packed_constants(self) -> np.ndarray | None:
+        """The bytes of the packed copies, for a package; None where there are none."""
+        if self._packed is None:
+            return None
+        return self._packed.array(uint8, (self._packed_bytes,))
+
+    def use_packed(self, data: np.ndarray) -> frozenset[int]:
+        """Read packed copies where they are: those that `packed_constants` of the same code gave.
+
+        Returns what `take_constants` does. Raises CorruptFile for another number of bytes.
+        """
+        if data.shape != (self._packed_bytes,) or data.dtype != np.uint8:
+            raise CorruptFile(
+                "load",
+                f"the machine code reads {self._packed_bytes} bytes of packed constants",
+                received=f"{data.dtype}{list(data.shape)}",
+                advice="Compile the program again",
+            )
+        self._packed = self._device.adopt(data)
+        return self.absorbed
 
     def _pack_constants(self, table: array[int]) -> Buffer:
         with self._packing:
@@ -183,17 +215,18 @@ class CpuProgram:
             return self._packed
 
     def image(self) -> bytes:
-        """The object file."""
-        return self._image
+        """The object file, with that of the worker pool where it is linked without LLVM."""
+        return image.join(self._object, threads.pool_object()) if links_elf() else self._object
 
     def source(self) -> str:
         """The generated LLVM IR text."""
-        target = jit.select_target(self._options.target)
+        target = select_target(self._options.target)
         return self._render(self.program, target, self._options)
 
     def assembly(self) -> str:
         """The machine code, to read."""
-        return jit.assembly(self.source(), jit.select_target(self._options.target))
+        found: str = _code_generator().assembly(self.source(), select_target(self._options.target))
+        return found
 
     def _take_scratch(self, size: int) -> Buffer:
         # Each concurrent run has scratch of its own; what a run leaves behind serves the next.
@@ -202,6 +235,18 @@ class CpuProgram:
         except IndexError:
             had = -1
         return buffer if had == size else self._device.allocate(size)
+
+
+def _code_generator() -> ModuleType:
+    """The module jit, which loads LLVM."""
+    try:
+        return importlib.import_module("niello.backends.cpu.jit")
+    except (ImportError, OSError) as error:
+        raise BackendUnavailable(
+            "cpu",
+            f"the code generator cannot be loaded: {error}",
+            advice="Install the package llvmlite again, or use the device numpy",
+        ) from error
 
 
 def _rounded(size: int) -> int:

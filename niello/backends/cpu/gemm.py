@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from niello.backends.cpu.gemm_dot import emit_dot, suits_dot
 from niello.backends.cpu.gemm_micro import TileWriter
 from niello.backends.cpu.gemm_pack import copy_window, pack_a_columns, pack_a_rows, pack_b
-from niello.backends.cpu.gemm_plan import Plan, make_plan
+from niello.backends.cpu.gemm_plan import Plan, make_plan, turns_back
 from niello.backends.cpu.gemm_ready import emit_pack, panel_address, panel_offset, ready_bytes
 from niello.backends.cpu.gemm_split import unravel, write_sum
 from niello.backends.cpu.gemm_tile import Target, Tile
@@ -30,6 +30,8 @@ from niello.backends.cpu.gemm_types import (
 )
 from niello.backends.cpu.llvm_text import Function, Module, Operand, Value
 
+_LINE = 64  # bytes that no two threads write
+
 __all__ = ["Contraction", "Direct", "Emitted", "Packed", "Place", "Window", "emit_contraction"]
 
 
@@ -39,7 +41,8 @@ def emit_contraction(
     """Write the functions of a contraction; see :class:`Emitted` for how to call them."""
     if tile is None and suits_dot(c):
         return emit_dot(module, c, target)
-    return _Emitter(module, c, make_plan(c, target, tile)).emit()
+    plan = make_plan(c, target, tile)
+    return _Emitter(module, c, plan, turns_back(c, plan, target)).emit()
 
 
 @dataclass
@@ -65,8 +68,10 @@ class _Work:
 
 
 class _Emitter:
-    def __init__(self, module: Module, c: Contraction, plan: Plan) -> None:
+    def __init__(self, module: Module, c: Contraction, plan: Plan, turns_back: bool) -> None:
         self.module, self.c, self.plan = module, c, plan
+        self.turns_back = turns_back
+        self.backwards: Value | None = None
         self.tiles = TileWriter(module, c, plan)
 
     # --- the SPMD function
@@ -83,7 +88,10 @@ class _Emitter:
         )
         thread, threads = f.argument("thread"), f.argument("threads")
         own = f.gep("i8", f.argument("scratch"), plan.shared)
-        own = f.gep("i8", own, f.mul(thread, plan.scratch))
+        own_bytes = plan.scratch + (_LINE if self.turns_back else 0)
+        own = f.gep("i8", own, f.mul(thread, own_bytes))
+        if self.turns_back:
+            self.backwards = self._other_way(f, f.gep("i8", own, plan.scratch))
         first = f.udiv(f.mul(thread, plan.items), threads)
         last = f.udiv(f.mul(f.add(thread, 1), plan.items), threads)
         place = Place(tuple(f.arguments[: len(c.parameters)]))
@@ -93,11 +101,19 @@ class _Emitter:
         stages = [c.name]
         if plan.k_splits > 1:
             stages.append(write_sum(self.module, c, plan))
-        made = Emitted(tuple(stages), plan.shared, plan.scratch, max(1, plan.items))
+        made = Emitted(tuple(stages), plan.shared, own_bytes, max(1, plan.items))
         if isinstance(c.b, Ready):
             pack = emit_pack(self.module, c, plan)
             made = replace(made, pack=pack, ready_bytes=ready_bytes(c, plan))
         return made
+
+    @staticmethod
+    def _other_way(f: Function, mark: Value) -> Value:
+        """Whether to go backwards: the opposite of what this thread did last. The mark lies in
+        scratch; where somebody else wrote there, either way is right."""
+        was = f.load("i64", mark)
+        f.store(f.xor(was, 1), mark)
+        return f.icmp("ne", f.and_(was, 1), 0)
 
     def _item(self, f: Function, place: Place, item: Value, scratch: Value) -> None:
         c, plan = self.c, self.plan
@@ -204,7 +220,11 @@ class _Emitter:
         with f.for_range(0, planes, vectorize=False, unroll=1) as p:
             here = place.at(plane=unravel(f, p, c.plane))
             point = f.add(f.mul(outer, planes), p)
-            with f.for_range(*work.panels, vectorize=False, unroll=1) as panel:
+            with f.for_range(*work.panels, vectorize=False, unroll=1) as step:
+                panel = step
+                if self.backwards is not None:
+                    mirrored = f.sub(f.sub(f.add(*work.panels), 1), step)
+                    panel = f.select(self.backwards, mirrored, step)
                 self._panel(f, here, block, work, panel, rows, point)
 
     def _prepare_a(
@@ -309,6 +329,10 @@ class _Emitter:
         assert prefetching is not None
         wraps = f.icmp("eq", f.add(panel, 1), work.panels[1])
         next_panel = f.select(wraps, work.panels[0], f.add(panel, 1))
+        if self.backwards is not None:  # the last panel is the first one of the next time
+            before = f.smax(f.sub(panel, 1), work.panels[0])
+            behind = f.select(wraps, panel, f.add(panel, 1))
+            next_panel = f.select(self.backwards, before, behind)
         k = f.add(block.start, f.select(wraps, f.as_value(plan.k_chunk), f.as_value(0)))
         source = prefetching.source
         if source is None:

@@ -53,6 +53,8 @@ class Prefetching:
             row_bytes = source.k_steps[0] * byte_size(source.type)
         elif not isinstance(c.b, Ready) or not plan.by_panel:
             return None  # a block of panels that is used again fills the cache as it is
+        elif c.m <= tile.rows and tiles * points == 1:
+            return None  # nothing but a stream of memory, which the hardware sees coming
         steps = steps_per_trip(innermost, tile.rows * tile.vectors)
         lines = -(-tile.columns * plan.size // _LINE)
         turns = steps * lines

@@ -79,7 +79,9 @@ def _even_chunk(total: int, limit: int, unit: int = 1) -> int:
 
 def make_plan(c: Contraction, target: Target, tile: Tile | None = None) -> Plan:
     """Cut the contraction for a CPU."""
-    tile = tile or choose_tile(c.m, c.n, target, c.element)
+    alone = math.prod((*c.batch, *c.outer, *c.plane)) == 1 and c.m <= 2  # columns are divided
+    threads = c.parallel if alone else 1
+    tile = tile or choose_tile(c.m, c.n, target, c.element, threads=threads)
     size = byte_size(c.element)
     panels = -(-c.n // tile.columns)
     k_inner = math.prod(c.k[1:])
@@ -137,6 +139,16 @@ def make_plan(c: Contraction, target: Target, tile: Tile | None = None) -> Plan:
         c.finish_along if k_splits == 1 else "n",
         by_panel,
     )
+
+
+def turns_back(c: Contraction, plan: Plan, target: Target) -> bool:
+    """Whether panels are gone through once, and are more than the second-level cache holds: then a
+    thread that begins with those it used last finds them there."""
+    if not isinstance(c.b, Ready) or not plan.by_panel or c.live or plan.in_blocks:
+        return False
+    once = math.prod((*c.batch, *c.outer, *c.plane)) == 1 and c.m <= plan.chunk_rows
+    share = plan.chunk_panels * plan.tile.columns * math.prod(c.k) * plan.size
+    return once and target.l2_bytes // 2 < share < 16 * target.l2_bytes
 
 
 def _panels_first(c: Contraction) -> bool:

@@ -66,8 +66,10 @@ def _cover(total: int, size: int) -> tuple[int, int]:
     return total // size, total % size
 
 
-def choose_tile(m: int, n: int, target: Target, element: str, *, rows_multiple: int = 1) -> Tile:
+def choose_tile(m: int, n: int, target: Target, element: str, *, threads: int = 1) -> Tile:
     """The tile with the least modelled time for an m x n result.
+
+    `threads` is how many share its columns evenly, where that matters.
 
     The last tile of a column may have fewer rows (a second, smaller kernel); the last vector of a
     row is masked, so columns are rounded up to vectors and panels.
@@ -78,11 +80,12 @@ def choose_tile(m: int, n: int, target: Target, element: str, *, rows_multiple: 
     best: tuple[float, Tile] | None = None
     spare = 1 if target.registers > 16 else 2
     vectors_needed = -(-n // width)
-    widest = 4 if m > 2 else 12 // m  # a single row streams B: long runs of memory, many chains
+    widest = 4 if m > 2 else 16 // m  # a single row streams B: long runs of memory, many chains
     for vectors in range(1, min(widest, vectors_needed) + 1):
         limit = (target.registers - spare - vectors) // vectors
         for rows in range(1, min(limit, m, 24) + 1):
             panels = -(-vectors_needed // vectors)
+            panels = -(-panels // threads) * threads
             full, rest = _cover(m, rows)
             time = full * _tile_cost(rows, vectors) + (_tile_cost(rest, vectors) if rest else 0)
             # A remainder is a second kernel to compile; few rows load B more often.

@@ -1,121 +1,44 @@
 """From LLVM IR text to callable machine code, through llvmlite.
 
 A module of IR text is compiled to an object file for a `CpuTarget`; the bytes of the object can be
-stored in a package or cache and loaded later, in this process or another one. Loading links the
-object into the process and gives the addresses of its functions.
+stored in a package or cache and loaded later, in this process or another one (code.py).
 """
 
 from __future__ import annotations
 
-import ctypes
 import hashlib
 import os
 import sys
 import threading
-import weakref
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache
-from typing import Any
 
 import llvmlite.binding as llvm
 
-from niello.core import config
-from niello.core.errors import BackendUnavailable, CompilerBug, ConfigError, CorruptFile
+from niello.backends.cpu.code import LoadedCode, load_code, refuse_missing
+from niello.backends.cpu.target import CpuTarget, select_target, widest
+from niello.core.errors import CompilerBug, CorruptFile
 from niello.runtime.disk_cache import DiskCache, compiled_code
+
+__all__ = [
+    "CpuTarget",
+    "LoadedCode",
+    "assembly",
+    "cached_object",
+    "compile_and_load",
+    "compile_object",
+    "host_target",
+    "link_object",
+    "load_object",
+    "process_triple",
+    "select_target",
+]
+
+Linked = tuple[dict[str, int], Callable[[], None]]
 
 # LLVM is entered only under this lock, and fork takes it too: a child never inherits an LLVM that
 # another thread was in the middle of using.
 _LOCK = threading.RLock()
-
-_X86_LEVELS = {
-    "avx512": ("x86-64-v4", 512),
-    "avx2": ("x86-64-v3", 256),
-    "baseline": ("x86-64", 128),
-}
-_ARM_LEVELS = {"baseline": ("generic", 128)}
-# Features that the code generator uses only when it is told to by name, which Niello never does.
-_NEVER_CHOSEN = {
-    "64bit", "cldemote", "clflushopt", "clwb", "clzero", "cmpccxadd", "crc32", "enqcmd",
-    "fsgsbase", "fxsr", "hreset", "invlpgb", "invpcid", "kl", "lwp", "movdir64b", "movdiri",
-    "mwaitx", "pconfig", "pku", "prefetchi", "ptwrite", "raoint", "rdpid", "rdpru", "rdrnd",
-    "rdseed", "rtm", "serialize", "sgx", "sha", "sha512", "shstk", "sm3", "sm4", "tsxldtrk",
-    "uintr", "usermsr", "waitpkg", "wbnoinvd", "widekl", "xsave", "xsavec", "xsaveopt", "xsaves",
-}  # fmt: skip
-
-
-@dataclass(frozen=True)
-class CpuTarget:
-    """What machine code is generated for.
-
-    `name` is the level that was asked for (host, avx512, avx2, baseline), `features` LLVM's
-    feature string ("+avx2,-avx512f,..."), `vector_bits` the widest vector register to use.
-    """
-
-    name: str
-    triple: str
-    cpu: str
-    features: str
-    vector_bits: int
-
-    @property
-    def architecture(self) -> str:
-        """x86_64 or aarch64."""
-        return self.triple.split("-", 1)[0]
-
-    @property
-    def vector_registers(self) -> int:
-        """Number of vector registers of the widest kind."""
-        return 32 if self.vector_bits == 512 or self.architecture != "x86_64" else 16
-
-    def has(self, feature: str) -> bool:
-        """True when the target has `feature`, by its LLVM name: avx512vnni, avx512bf16, dotprod."""
-        return feature in _enabled_features(self)
-
-    @property
-    def key(self) -> str:
-        """A digest of everything that decides the bytes of generated code."""
-        version = ".".join(map(str, llvm.llvm_version_info))
-        parts = (self.triple, self.cpu, self.features, str(self.vector_bits), version)
-        return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
-
-    @property
-    def needs(self) -> tuple[str, ...]:
-        """What a machine must have to run the code: kind of system, instruction sets."""
-        system = "-".join((self.architecture, *self.triple.split("-")[2:]))
-        return (system, *sorted(_enabled_features(self) - _NEVER_CHOSEN))
-
-    def missing_here(self) -> tuple[str, ...]:
-        """Features that code for this target may use and this machine lacks."""
-        if self.architecture != _triple().split("-", 1)[0]:
-            return (self.architecture,)
-        return tuple(sorted(_enabled_features(self) - _enabled_features(host_target())))
-
-
-def select_target(name: str | None = None) -> CpuTarget:
-    """The target called `name`: host, avx512, avx2 or baseline.
-
-    Without a name the flag NIELLO_CPU_TARGET decides (default: host). Levels above what this
-    machine has can be compiled for, and are refused when their code is loaded.
-    Raises ConfigError for a name this architecture does not have.
-    """
-    return _select(config.CPU_TARGET.text() if name is None else name)
-
-
-@cache
-def _select(wanted: str) -> CpuTarget:
-    if wanted == "host":
-        return host_target()
-    levels = _X86_LEVELS if _triple().startswith("x86_64") else _ARM_LEVELS
-    if wanted not in levels:
-        raise ConfigError(
-            config.CPU_TARGET.name,
-            f"no such CPU target for {_triple()}",
-            received=repr(wanted),
-            advice=f"Use one of host, {', '.join(levels)}",
-        )
-    cpu, bits = levels[wanted]
-    return CpuTarget(wanted, _triple(), cpu, "", bits)
 
 
 @cache
@@ -127,12 +50,18 @@ def host_target() -> CpuTarget:
         cpu = llvm.get_host_cpu_name()
     text = features.flatten()
     bits = 128
-    if _triple().startswith("x86_64"):
-        bits = 256 if features.get("avx2") and features.get("fma") else 128
-        if all(features.get(f) for f in ("avx512f", "avx512bw", "avx512dq", "avx512vl")):
-            bits = 512
+    if process_triple().startswith("x86_64"):
+        bits = widest(features)
+        if bits == 512:
             text += ",-prefer-256-bit"
-    return CpuTarget("host", _triple(), cpu, text, bits)
+    return CpuTarget("host", process_triple(), cpu, text, bits)
+
+
+@cache
+def process_triple() -> str:
+    """LLVM's name of the kind of system that this is."""
+    with _LOCK:
+        return str(llvm.get_process_triple())
 
 
 def compile_object(
@@ -190,76 +119,23 @@ def assembly(text: str, target: CpuTarget) -> str:
             context.close()
 
 
-class LoadedCode:
-    """Machine code linked into this process, alive as long as this object (or a function of it).
-
-    Example:
-        >>> target = select_target()
-        >>> text = "define i64 @twice(i64 %x) { %y = add i64 %x, %x ret i64 %y }"
-        >>> code = load_object(compile_object(text, target), target, ["twice"])
-        >>> code.function("twice", ctypes.c_int64, ctypes.c_int64)(21)
-        42
-    """
-
-    __slots__ = ("__weakref__", "_addresses", "size")
-
-    def __init__(
-        self,
-        linker: llvm.LLJIT,
-        tracker: llvm.ResourceTracker,
-        addresses: dict[str, int],
-        size: int,
-    ) -> None:
-        self._addresses = addresses
-        self.size = size
-        # At exit the code stays: worker threads may be inside it.
-        weakref.finalize(self, _unload, linker, tracker).atexit = False
-
-    def address(self, name: str) -> int:
-        """Address of an exported function or global. Raises CompilerBug for another name."""
-        try:
-            return self._addresses[name]
-        except KeyError:
-            raise CompilerBug(
-                "LoadedCode.address",
-                "the code does not export this symbol",
-                received=repr(name),
-                advice=f"It exports {', '.join(self._addresses)}",
-            ) from None
-
-    def function(self, name: str, result: Any, *arguments: Any) -> Any:
-        """A ctypes function for an exported symbol; it keeps the code alive."""
-        function = ctypes.CFUNCTYPE(result, *arguments)(self.address(name))
-        function.code = self  # type: ignore[attr-defined]
-        return function
-
-
 def load_object(
     data: bytes, target: CpuTarget, exports: Iterable[str], symbols: Mapping[str, int] | None = None
 ) -> LoadedCode:
-    """Links an object file into the process.
+    """Links an object file for `target` into the process; see `code.load_code`.
 
-    `exports` names the symbols whose addresses are wanted; `symbols` gives addresses for names
-    that the object leaves open and the process does not define. Raises BackendUnavailable when
-    this machine lacks something the target uses, CorruptFile when the bytes do not link.
+    Raises BackendUnavailable when this machine lacks something the target uses.
     """
-    missing = target.missing_here()
-    if missing:
-        raise BackendUnavailable(
-            f"cpu ({target.name})",
-            f"code for {target.cpu} needs {', '.join(missing)}, which this machine lacks",
-            received=f"{_triple()}, {host_target().cpu}",
-            advice="Compile for target=host or target=baseline",
-        )
-    names = tuple(exports)
-    if not _is_object(data):
-        raise CorruptFile(
-            "load_object", "the bytes are not an object file", received=repr(bytes(data[:8]))
-        )
+    refuse_missing(target.name, target.missing_here())
+    return load_code(data, exports, symbols)
+
+
+def link_object(data: bytes, exports: tuple[str, ...], symbols: Mapping[str, int]) -> Linked:
+    """The same by LLVM's linker, and what unloads the code."""
     builder = llvm.JITLibraryBuilder().add_object_img(data).add_current_process()
-    for name in names:
+    for name in exports:
         builder.export_symbol(name)
-    for name, address in (symbols or {}).items():
+    for name, address in symbols.items():
         builder.import_symbol(name, address)
     with _LOCK:
         linker = _new_linker()
@@ -270,9 +146,9 @@ def load_object(
             raise CorruptFile(
                 "load_object",
                 f"the object file does not link: {error}",
-                received=f"{len(data)} bytes, exports {', '.join(names)}",
+                received=f"{len(data)} bytes, exports {', '.join(exports)}",
             ) from error
-    return LoadedCode(linker, tracker, {name: tracker[name] for name in names}, len(data))
+    return {name: tracker[name] for name in exports}, lambda: _unload(linker, tracker)
 
 
 def compile_and_load(
@@ -287,13 +163,10 @@ def compile_and_load(
 
 
 @cache
-def _triple() -> str:
-    with _LOCK:
-        return str(llvm.get_process_triple())
-
-
-@cache
 def _initialise() -> None:
+    # With this LLVM's NewGVN gives wrong results (of convolutions whose padding takes masks), and
+    # ends the process where its build checks assertions.
+    llvm.set_option("niello", "-enable-phi-of-ops=false")
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
     llvm.initialize_native_asmparser()
@@ -319,25 +192,6 @@ def _new_linker() -> llvm.LLJIT:
 def _unload(linker: llvm.LLJIT, tracker: llvm.ResourceTracker) -> None:
     tracker.close()
     linker.close()
-
-
-@cache
-def _enabled_features(target: CpuTarget) -> frozenset[str]:
-    if target.features:
-        entries = target.features.split(",")
-        return frozenset(e[1:] for e in entries if e.startswith("+"))
-    return _level_features(target.cpu)
-
-
-@cache
-def _level_features(cpu: str) -> frozenset[str]:
-    """Features of a named x86-64 level: the psABI's micro-architecture levels."""
-    one = {"cx8", "cmov", "fxsr", "mmx", "sse", "sse2"}
-    two = one | {"cx16", "sahf", "popcnt", "sse3", "ssse3", "sse4.1", "sse4.2"}
-    three = two | {"avx", "avx2", "bmi", "bmi2", "f16c", "fma", "lzcnt", "movbe", "xsave"}
-    four = three | {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"}
-    levels = {"x86-64": one, "x86-64-v2": two, "x86-64-v3": three, "x86-64-v4": four}
-    return frozenset(levels.get(cpu, ()))
 
 
 def _parse(text: str, context: llvm.ContextRef, verify: bool) -> llvm.ModuleRef:
@@ -382,12 +236,6 @@ def _clean_up(module: llvm.ModuleRef, machine: llvm.TargetMachine) -> None:
     passes.close()
     builder.close()
     options.close()
-
-
-def _is_object(data: bytes) -> bool:
-    """True for the magic numbers of ELF, Mach-O and COFF (x86-64, aarch64) object files."""
-    magic = bytes(data[:4])
-    return magic in (b"\x7fELF", b"\xcf\xfa\xed\xfe") or magic[:2] in (b"\x64\x86", b"\x64\xaa")
 
 
 if hasattr(os, "register_at_fork"):

@@ -14,6 +14,7 @@ from niello.backends.cpu.constants import PackedConstants, constant_slots
 from niello.backends.cpu.jit import CpuTarget
 from niello.backends.cpu.llvm_text import Function, Module, Value, constant
 from niello.backends.cpu.render import KernelCode, Scratch, render_kernel
+from niello.backends.cpu.slices import read_in_place
 from niello.backends.cpu.threads import barrier_text, thread_count
 from niello.core.errors import UnsupportedOp
 from niello.kernel.ir import Kernel
@@ -115,6 +116,7 @@ class _Writer:
         self.loops = 0
         self.alone = False  # what is written now is played by one thread
         self.packed = PackedConstants(program)
+        self.in_place: dict[BufferRef, SliceCopy] = {}  # slices that are not copied
 
     def text(self) -> str:
         """The whole module."""
@@ -135,6 +137,8 @@ class _Writer:
         """Commands in order, with barriers between them; whether some follow the last barrier."""
         pending = _Pending()
         for command in commands:
+            if command in self.in_place.values():
+                continue
             use = self._use(command)
             if pending.blocks(command, use):
                 self._barrier(run)
@@ -280,7 +284,10 @@ class _Writer:
                 number = run.sub(run.sub(total, 1), number)
             number = run.cast("trunc", number, "i32")
             run.store(number, self._address(run, command.counter), align=4)
+            outer, self.in_place = self.in_place, read_in_place(self.program, command)
+            self.in_place = {**outer, **self.in_place}
             self._list(run, command.body)
+            self.in_place = outer
             # The next time writes what this one reads: words, carried values, the counter.
             self._barrier(run)
         if command.iterations is not None:
@@ -326,6 +333,11 @@ class _Writer:
             run.store(pattern, run.gep(pattern.type, target, i), align=1)
 
     def _address(self, run: Function, buffer: BufferRef) -> Value:
+        slice_ = self.in_place.get(buffer)
+        if slice_ is not None:
+            number = run.load("i32", self._address(run, slice_.index), align=4)
+            offset = run.mul(run.cast("sext", number, "i64"), slice_.source_step)
+            return run.gep("i8", self._address(run, slice_.source), offset)
         position = self.program.argument(buffer.space, buffer.index)
         slot = run.gep("ptr", run.argument("arguments"), position)
         return run.gep("i8", run.load("ptr", slot, align=8, invariant=True), buffer.offset)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from niello.backends.cpu.jit import CpuTarget
 from niello.backends.cpu.llvm_text import Function, Value, constant, mangle, with_element
 from niello.backends.cpu.render_types import has_half, register_type
-from niello.core.dtypes import DType, bfloat16, bool_, float32
+from niello.core.dtypes import DType, bfloat16, bool_, float16, float32, float64
 
 
 def convert(f: Function, target: CpuTarget, x: Value, source: DType, wanted: DType) -> Value:
@@ -19,7 +19,9 @@ def convert(f: Function, target: CpuTarget, x: Value, source: DType, wanted: DTy
     if source.is_half:
         return convert(f, target, half_to_float(f, target, x, source), float32, wanted)
     if wanted.is_half:
-        return float_to_half(f, target, convert(f, target, x, source, float32), wanted)
+        single = _to_odd(f, x) if (source, wanted) == (float64, float16) else None
+        single = single or convert(f, target, x, source, float32)
+        return float_to_half(f, target, single, wanted)
     if wanted is bool_:
         zero = constant(0, x.type)
         return f.fcmp("une", x, zero) if source.is_float else f.icmp("ne", x, zero)
@@ -35,6 +37,23 @@ def convert(f: Function, target: CpuTarget, x: Value, source: DType, wanted: DTy
     if wanted.bits <= bits:
         return f.cast("trunc", x, element)
     return f.cast("sext" if signed else "zext", x, element)
+
+
+def _to_odd(f: Function, x: Value) -> Value:
+    """float32 of a float64, to the odd neighbour where it is between two: what is rounded again, to
+    float16, is then rounded once. (LLVM would also make one conversion of two, which no CPU has.)
+    """
+    word, long = with_element(x.type, "i32"), with_element(x.type, "i64")
+    single = f.cast("fptrunc", x, "float")
+    back = f.cast("fpext", single, "double")
+    mask = constant((1 << 63) - 1, long)
+    magnitude = f.and_(f.bitcast(x, long), mask)
+    away = f.icmp("ugt", f.and_(f.bitcast(back, long), mask), magnitude)
+    inexact = f.fcmp("one", back, x)  # false for NaN
+    bits = f.bitcast(single, word)
+    lower = f.sub(bits, constant(1, word))
+    odd = f.or_(f.select(away, lower, bits), constant(1, word))
+    return f.bitcast(f.select(inexact, odd, bits), with_element(x.type, "float"))
 
 
 def _float_to_integer(f: Function, x: Value, wanted: DType) -> Value:

@@ -20,7 +20,7 @@ from niello.kernel.bounds import affine
 from niello.kernel.ir import Range, Store, free_ranges
 
 _MOST_POINTS = 4
-_BODY = 80  # cost of all points together above which writing them out takes too much code
+_BODY = 120  # cost of all points together above which writing them out takes too much code
 _BLOCK = 64  # vectors that make one unit of work
 
 
@@ -39,12 +39,13 @@ def strands_of(em: Emitter, ranges: Sequence[Range], stores: Sequence[Store]) ->
     if any(s.gate is not None for s in stores):
         return None
     width = vector_bytes(em.target) // lane_bytes([s.value for s in stores])
-    gates = [x.gate for x in loads(roots) if x.gate is not None]
+    gated = [x for x in loads(roots) if x.gate is not None]
     for short in ranges:
         if not 2 <= short.extent <= _MOST_POINTS or short.extent * cost(roots) > _BODY:
             continue
         for lanes in ranges:
-            if any(lanes in free_ranges(g) for g in gates):
+            under = [x for x in gated if x.gate is not None and lanes in free_ranges(x.gate)]
+            if any(affine(x.index).stride(lanes) not in (0, 1) for x in under):
                 continue  # every second or third element under a mask would be gathered
             fits = lanes.extent >= 2 * width and width > 1
             if fits and all(

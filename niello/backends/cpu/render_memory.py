@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from niello.backends.cpu.llvm_text import Value, byte_size, constant, vector
 from niello.backends.cpu.render_functions import emit_function
 from niello.backends.cpu.render_types import has_gather, memory_type, register_type
+from niello.codegen.access import loads
 from niello.core.dtypes import DType, bool_
 from niello.core.errors import CompilerBug
 from niello.kernel.bounds import affine
@@ -24,7 +25,8 @@ def load(em: Emitter, node: Load, scope: Scope, wide: bool) -> Value:
     """The value of a Load: a vector if `wide`, else the scalar of lane 0."""
     if node.param in em.row_params and scope.vector is not None and not wide:
         return _row_vector(em, node, scope)
-    if not wide:
+    spread = _depends_on_lanes(em, node, scope)
+    if not wide and not spread:
         gate = None if node.gate is None else em.scalar(node.gate, scope)
         pointer = _guarded(em, address(em, node.param, em.scalar(node.index, scope)), gate)
         return to_register(em, _plain(em, node.param.dtype, pointer, 1), node.param.dtype)
@@ -32,7 +34,9 @@ def load(em: Emitter, node: Load, scope: Scope, wide: bool) -> Value:
     gate = None if node.gate is None else em.value(node.gate, scope)
     scalar_gate = gate if gate is not None and gate.type == "i1" else None
     mask = _both(em, scope.mask, gate if scalar_gate is None else None)
-    if stride in (1, -1):
+    if spread:
+        found = _gather(em, node, scope, mask, scalar_gate)
+    elif stride in (1, -1):
         found = _contiguous(em, node, scope, mask, scalar_gate, stride)
     elif stride == 0:
         return _broadcast(em, node, scope, gate)
@@ -41,6 +45,14 @@ def load(em: Emitter, node: Load, scope: Scope, wide: bool) -> Value:
     else:
         found = _gather(em, node, scope, mask, scalar_gate)
     return to_register(em, found, node.param.dtype)
+
+
+def _depends_on_lanes(em: Emitter, node: Load, scope: Scope) -> bool:
+    """Whether a place was kept for points of rows that the lanes are, and differs between them."""
+    if scope.vector is None or not em.row_params:
+        return False
+    roots = [node.index] if node.gate is None else [node.index, node.gate]
+    return any(x.param in em.row_params and not scope.varies(x.index) for x in loads(roots))
 
 
 def _row_vector(em: Emitter, node: Load, scope: Scope) -> Value:

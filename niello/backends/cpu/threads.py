@@ -14,7 +14,6 @@ run is over.
 from __future__ import annotations
 
 import ctypes
-import ctypes.util
 import math
 import os
 import signal
@@ -26,7 +25,8 @@ from pathlib import Path
 from typing import Any
 
 from niello.backends.cpu import thread_code
-from niello.backends.cpu.jit import LoadedCode, cached_object, host_target, load_object
+from niello.backends.cpu.code import LoadedCode, load_code
+from niello.backends.cpu.target import links_elf, select_target, triple
 from niello.core import config
 from niello.core.errors import ConfigError, DeviceError
 
@@ -104,6 +104,25 @@ def _cpu_quota() -> int:
         return thread_code.MAX_THREADS
 
 
+@cache
+def pool_object() -> bytes:
+    """The object file of the worker pool, which runs on every machine of this kind of system;
+    empty where LLVM links objects, so that nobody asks for one without it."""
+    return _compiled_pool(None) if links_elf() else b""
+
+
+def provide_pool(data: bytes) -> None:
+    """Takes the worker pool from an object file that `pool_object` gave, in this process or another
+    one, unless there is one already. Raises CorruptFile."""
+    _POOL.provide(data)
+
+
+def _compiled_pool(sleep: str | None) -> bytes:
+    from niello.backends.cpu.jit import cached_object
+
+    return cached_object(thread_code.pool_text(triple(), sleep), select_target("baseline"))
+
+
 class Runner:
     """A native run function, ready to be called by any Python thread.
 
@@ -167,13 +186,17 @@ class Pool:
         if self._control:
             self._initialise()
 
+    def provide(self, data: bytes) -> None:
+        """Links the pool's code from an object file, unless it is there."""
+        with self._resizing:
+            if self._code is None:
+                self._load(data)
+
     def _word(self, offset: int) -> ctypes.c_int32:
         return ctypes.c_int32.from_address(self._control + offset)
 
-    def _load(self) -> None:
-        target = host_target()
-        data = cached_object(thread_code.pool_text(target.triple, self._sleep), target)
-        code = load_object(data, target, thread_code.POOL_EXPORTS, _system_symbols())
+    def _load(self, data: bytes) -> None:
+        code = load_code(data, thread_code.POOL_EXPORTS, _system_symbols())
         pointer, number = ctypes.c_void_p, ctypes.c_int64
         self._code = code
         self._control = code.address("niello_control")
@@ -190,7 +213,7 @@ class Pool:
         meet = ctypes.c_uint64.from_address(self._control + thread_code.BARRIER_FUNCTION)
         meet.value = self._code.address("niello_meet")
         self._word(thread_code.READY).value = self._word(thread_code.WANTED).value = 1
-        mode = self._sleep or thread_code.sleeps_by(host_target().triple)
+        mode = self._sleep or thread_code.sleeps_by(triple())
         if mode == "condition":
             system = ctypes.CDLL(None)
             system.pthread_mutex_init(ctypes.c_void_p(self._control + thread_code.MUTEX), None)
@@ -199,7 +222,7 @@ class Pool:
     def _grow(self, threads: int) -> None:
         with self._resizing:
             if self._code is None:
-                self._load()
+                self._load(_compiled_pool(self._sleep))
             ready, wanted = self._word(thread_code.READY), self._word(thread_code.WANTED)
             if ready.value >= threads:
                 return

@@ -14,6 +14,7 @@ from niello.backends.cpu import render_functions, render_memory
 from niello.backends.cpu.jit import CpuTarget
 from niello.backends.cpu.llvm_text import Function, Value, constant, vector
 from niello.backends.cpu.render_casts import convert
+from niello.backends.cpu.render_codes import emit_codes, find_codes
 from niello.backends.cpu.render_types import register_type
 from niello.codegen.plan import Partial
 from niello.core.dtypes import DType, bool_, float32, int32, int64, uint32
@@ -251,6 +252,9 @@ class Emitter:
             return self._bitcast(operands[0], node.x.dtype, node.dtype)
         if not isinstance(node, Fn):
             raise CompilerBug("cpu renderer", "no such expression", received=type(node).__name__)
+        codes = find_codes(node)
+        if codes is not None:
+            return emit_codes(self.f, self.target, codes, operands[0])
         return self.function(node.name, node.args, list(operands), scope, wide)
 
     def function(
@@ -372,7 +376,8 @@ def _is_narrow(expr: Expr) -> bool:
 def _operands(node: Expr) -> tuple[Expr, ...]:
     """Sub-expressions whose values a node is computed from, in the same lanes."""
     if isinstance(node, Fn):
-        return node.args
+        codes = find_codes(node)
+        return node.args if codes is None else (codes.x,)
     if isinstance(node, (Cast, Bitcast)):
         return (node.x,)
     return ()

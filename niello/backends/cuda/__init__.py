@@ -8,9 +8,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 from niello.core import dtypes
-from niello.runtime.target import Backend, Claim, Device, Limits
+from niello.runtime.target import Backend, Claim, Device, Limits, OperationClaim
 
 _HALVES = frozenset((dtypes.float16, dtypes.bfloat16))
+_TRANSFORMED = frozenset((dtypes.float32, dtypes.float64))
+_RECURRENT = frozenset((dtypes.float16, dtypes.float32, dtypes.float64))
 _FUSED = (
     "any order", "add channel", "add full", "mul channel", "mul full",
     "relu", "gelu", "gelu_tanh", "silu", "sigmoid", "tanh",
@@ -43,6 +45,15 @@ CLAIMS = (
         cost=1 << 26,
     ),
 )
+# Operations that a library runs whole. What it refuses is decomposed.
+OPERATIONS = (
+    OperationClaim("attention", _HALVES, "cudnn.attention", strided=True),
+    OperationClaim("attention_gradient", _HALVES, "cudnn.attention_gradient", strided=True),
+    OperationClaim("recurrent_layer", _RECURRENT, "cudnnrnn.layer"),
+    OperationClaim("fourier_pairs", _TRANSFORMED, "cufft.fourier_pairs"),
+    OperationClaim("real_pairs", _TRANSFORMED, "cufft.real_pairs"),
+    OperationClaim("hermitian_pairs", _TRANSFORMED, "cufft.hermitian_pairs"),
+)
 # One vector a thread: more of them need registers, and then fewer threads hide the memory's latency
 # (GeLU of 2^28 float32 on an H200: 0.501 ms with one, 0.521 with two).
 _CHUNKS = 1
@@ -53,17 +64,19 @@ def _open() -> Device:
     from niello.backends.cuda.driver import open_driver
 
     driver = open_driver()  # the reason why there is no device comes before anything else
-    from niello.backends.cuda.render import TARGET, render
+    from niello.backends.cuda.render import render, target_for
 
-    target = replace(TARGET, chunks=_CHUNKS)
+    parts = (driver.attribute(f"COMPUTE_CAPABILITY_{x}") for x in ("MAJOR", "MINOR"))
+    level = "sm_{}{}".format(*parts)
+    target = replace(target_for(level), chunks=_CHUNKS)
     return CudaDevice(driver, lambda kernel: render(kernel, target))
 
 
 def _ahead(level: str) -> Device:
     from niello.backends.cuda.ahead import open_ahead
-    from niello.backends.cuda.render import TARGET, render
+    from niello.backends.cuda.render import render, target_for
 
-    target = replace(TARGET, chunks=_CHUNKS)
+    target = replace(target_for(level), chunks=_CHUNKS)
     return open_ahead(level, lambda kernel: render(kernel, target))
 
 
@@ -77,9 +90,13 @@ BACKEND = Backend(
         workgroup_threads=1024,
         shared_bytes=48 << 10,
         vector_bits=128,
+        channels_last=True,
+        inputs_last=True,
+        apart_bytes=64 << 20,
     ),
     open=_open,
     ahead=_ahead,
     claims=CLAIMS,
+    operations=OPERATIONS,
     notes="NVIDIA GPUs from compute capability 8.0, through cuda-core; needs niello[cuda]",
 )

@@ -1,4 +1,4 @@
-"""Convolutions by cuDNN's graph interface, with what follows them in the same kernel.
+"""cuDNN's graph interface: convolutions with what follows them in the same kernel, and attention.
 
 cuDNN wants weights with the input channels innermost. Weights that lie otherwise are brought into
 that order in memory of the call's own first (gradients of weights: out of it afterwards); they are
@@ -18,8 +18,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from niello.backends.cuda import cudnn_attention
+from niello.backends.cuda.cudnn_attention import AttentionDraft
 from niello.backends.cuda.libraries import attributes_of
 from niello.backends.cuda.tuning import Call, fastest, random_buffer
+from niello.core import config
 from niello.core.errors import BackendUnavailable, DeviceError
 from niello.runtime.buffer import Buffer
 from niello.runtime.commands import LibraryCall
@@ -84,13 +87,15 @@ class _Shape(ctypes.Structure):
 
 @dataclass(frozen=True)
 class Plan:
-    """A built graph, which of its plans to use, its tensors by role, and the bytes it works in."""
+    """A built graph, which of its plans to use, its tensors by role, their bytes, and the bytes it
+    works in."""
 
     graph: Any
     index: int
     tensors: dict[str, Any]
+    sizes: dict[str, int]
     workspace: int
-    weights: Dims  # as the graph takes them
+    weights: Dims | None  # as the graph of a convolution takes them
 
 
 class Cudnn:
@@ -114,10 +119,11 @@ class Cudnn:
     def refusal(self, command: LibraryCall) -> str:
         """Why a call cannot run, or should not; empty when it should."""
         a = attributes_of(command)
-        if a["dtype"] == "float32" and not a["tf32"]:
-            return "generated kernels are faster in float32, and exact"
-        if a["kind"] == "forward" and a["x"][0][1] == _FEW_CHANNELS:
-            return f"generated kernels are faster for {_FEW_CHANNELS} channels"
+        if command.function not in cudnn_attention.FUNCTIONS:
+            if a["dtype"] == "float32" and not a["tf32"]:
+                return "generated kernels are faster in float32, and exact"
+            if a["kind"] == "forward" and a["x"][0][1] == _FEW_CHANNELS:
+                return f"generated kernels are faster for {_FEW_CHANNELS} channels"
         try:
             self._plan(command)
         except DeviceError as error:
@@ -125,9 +131,38 @@ class Cudnn:
         return ""
 
     def player(self, command: LibraryCall, buffers: Sequence[Where]) -> Play:
-        """Queues a call: its two operands, the other values of the epilogue, and the result."""
-        a = attributes_of(command)
+        """Queues a call."""
         plan = self._plan(command)
+        if command.function in cudnn_attention.FUNCTIONS:
+            return self._attention(command, plan, buffers)
+        return self._convolution(command, plan, buffers)
+
+    def _attention(self, command: LibraryCall, plan: Plan, buffers: Sequence[Where]) -> Play:
+        """Operands and results in order; results that nobody reads go to memory of the call."""
+        a = attributes_of(command)
+        parts = cudnn_attention.used(a, command.function)
+        moving = {name: (w, at) for (name, at), w in zip(parts, buffers, strict=True)}
+        workspace = self._work(plan.workspace)
+        spare = {
+            name: self._device.allocate(plan.sizes[name])
+            for name in plan.tensors
+            if name not in moving
+        }
+        still = {plan.tensors[name]: buffer.handle for name, buffer in spare.items()}
+        placed = [(plan.tensors[name], w, at) for name, (w, at) in moving.items()]
+
+        def play(stream: Any, handles: Sequence[int], keep: Any = spare) -> None:
+            self._on(stream)
+            pack = {**still, **{t: w.address(handles) + at for t, w, at in placed}}
+            plan.graph.execute_plan_at_index(
+                pack, workspace.handle, plan.index, handle=self._handle
+            )
+
+        return play
+
+    def _convolution(self, command: LibraryCall, plan: Plan, buffers: Sequence[Where]) -> Play:
+        """Its two operands, the other values of the epilogue, and the result."""
+        a = attributes_of(command)
         names = {"forward": "xwy", "data": "ywx", "weights": "yxw"}[a["kind"]]
         roles = {names[0]: buffers[0], names[1]: buffers[1], names[2]: buffers[-1]}
         for number, where in enumerate(buffers[2:-1]):
@@ -175,27 +210,28 @@ class Cudnn:
         return self._workspace
 
     def _plan(self, command: LibraryCall) -> Plan:
-        key = (command.function, command.attributes)
+        key = (command.function, command.attributes, config.DETERMINISTIC.text())
         found = self._plans.get(key)
         if found is not None:
             return found
         if key not in self._refused:
             try:
-                made = self._plans[key] = self._build(attributes_of(command))
+                made = self._plans[key] = self._build(command)
                 return made
+            except DeviceError as error:
+                self._refused[key] = error.problem
             except Exception as error:
                 # The interface raises errors of many classes for what it does not support.
                 self._refused[key] = f"cuDNN has no plan: {_first_line(error)}"
         raise DeviceError(command.function, self._refused[key])
 
-    def _build(self, a: dict[str, Any]) -> Plan:
-        api = self._api
+    def _build(self, command: LibraryCall) -> Plan:
+        api, a = self._api, attributes_of(command)
+        if command.function in cudnn_attention.FUNCTIONS:
+            return self._first(AttentionDraft(api, self._handle, command.function, a))
         draft = _Draft(api, self._handle, a)
         graph = draft.graph
-        graph.validate()
-        graph.build_operation_graph()
-        graph.create_execution_plans([api.heur_mode.A, api.heur_mode.FALLBACK])
-        graph.check_support()
+        self._prepare(graph)
         key = hashlib.sha256(
             repr(("cudnn", self.version, self._device.arch, sorted(a.items()))).encode()
         ).hexdigest()
@@ -207,11 +243,37 @@ class Cudnn:
             index = self._choose(draft, _TRIED if _multiply_adds(a) >= _LARGE else 1)
             compiled_code().put(key, str(index).encode())
         workspace = int(graph.get_workspace_size_plan_at_index(index))
-        return Plan(graph, index, draft.tensors, workspace, draft.weights)
+        return Plan(graph, index, draft.tensors, draft.sizes, workspace, draft.weights)
+
+    def _prepare(self, graph: Any) -> None:
+        graph.validate()
+        graph.build_operation_graph()
+        graph.create_execution_plans([self._api.heur_mode.A, self._api.heur_mode.FALLBACK])
+        graph.check_support()
+
+    def _first(self, draft: AttentionDraft) -> Plan:
+        """The plan that cuDNN expects to be the fastest, of those that can be built."""
+        self._prepare(draft.graph)
+        index = self._buildable(draft.graph, 1)[0]
+        workspace = int(draft.graph.get_workspace_size_plan_at_index(index))
+        return Plan(draft.graph, index, draft.tensors, draft.sizes, workspace, None)
 
     def _choose(self, draft: _Draft, most: int) -> int:
         """The fastest of the first plans that can be built; just the first when most is 1."""
         graph = draft.graph
+        built = self._buildable(graph, most)
+        if len(built) == 1:
+            return built[0]
+        device = self._device
+        memory = {
+            t: random_buffer(device, draft.sizes[n], draft.dtype) for n, t in draft.tensors.items()
+        }
+        pack = {t: b.handle for t, b in memory.items()}
+        calls = [self._trial(graph, index, pack) for index in built]
+        return built[fastest(device, calls)]
+
+    def _buildable(self, graph: Any, most: int) -> list[int]:
+        """The first plans that can be built, in cuDNN's order. Raises DeviceError for none."""
         built: list[int] = []
         problem = "there are none"
         for index in range(graph.get_execution_plan_count()):
@@ -225,15 +287,7 @@ class Cudnn:
                 break
         if not built:
             raise DeviceError("cuDNN", problem)
-        if len(built) == 1:
-            return built[0]
-        device = self._device
-        memory = {
-            t: random_buffer(device, draft.sizes[n], draft.dtype) for n, t in draft.tensors.items()
-        }
-        pack = {t: b.handle for t, b in memory.items()}
-        calls = [self._trial(graph, index, pack) for index in built]
-        return built[fastest(device, calls)]
+        return built
 
     def _trial(self, graph: Any, index: int, pack: dict[Any, int]) -> Call:
         workspace = self._work(int(graph.get_workspace_size_plan_at_index(index)))

@@ -23,7 +23,7 @@ from niello.kernel.ir import Kernel
 from niello.kernel.routine import Routine
 from niello.runtime.buffer import Buffer, show_bytes
 from niello.runtime.commands import LibraryCall, Program
-from niello.runtime.target import Claim, CompileOptions, Loaded
+from niello.runtime.target import Claims, CompileOptions, Loaded
 from niello.runtime.tensor_data import TensorData
 
 # A kernel to source and launches.
@@ -158,7 +158,7 @@ class CudaDevice:
         """Generations whose code does not run here: others, and later ones of this one."""
         return tuple(n for n in needs if n[:-1] != self.arch[:-1] or n[-1] > self.arch[-1])
 
-    def usable_claims(self, claims: Sequence[Claim]) -> tuple[Claim, ...]:
+    def usable_claims(self, claims: Sequence[Claims]) -> tuple[Claims, ...]:
         """The claims whose libraries are here."""
         return self.libraries.usable(claims)
 

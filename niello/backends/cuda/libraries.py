@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from niello.core import config
 from niello.core.errors import BackendUnavailable, UnsupportedOp
 from niello.runtime.commands import LibraryCall
-from niello.runtime.target import Claim
+from niello.runtime.target import Claims
 
 if TYPE_CHECKING:
     from niello.backends.cuda.device import CudaDevice
@@ -47,10 +47,24 @@ def _cudnn(device: CudaDevice) -> Library:
     return Cudnn(device)
 
 
+def _cufft(device: CudaDevice) -> Library:
+    from niello.backends.cuda.cufft import Cufft
+
+    return Cufft(device)
+
+
+def _recurrent(device: CudaDevice) -> Library:
+    from niello.backends.cuda.cudnn_recurrent import Recurrent
+
+    return Recurrent(device)
+
+
 # By the first word of the functions of claims.
 LIBRARIES: dict[str, tuple[str, Callable[[CudaDevice], Library]]] = {
     "cublaslt": ("cuBLASLt", _cublaslt),
     "cudnn": ("cuDNN", _cudnn),
+    "cufft": ("cuFFT", _cufft),
+    "cudnnrnn": ("cuDNN's recurrent layers", _recurrent),
 }
 
 
@@ -89,7 +103,7 @@ class Libraries:
             )
         return ", ".join(words)
 
-    def usable(self, claims: Sequence[Claim]) -> tuple[Claim, ...]:
+    def usable(self, claims: Sequence[Claims]) -> tuple[Claims, ...]:
         """The claims whose libraries are here."""
         return tuple(c for c in claims if self.get(c.function.split(".")[0]) is not None)
 

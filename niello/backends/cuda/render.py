@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from niello.backends.cuda.render_prelude import DEFINITIONS
 from niello.codegen.gpu.blocks import Val
 from niello.codegen.gpu.c_style import CStyle
+from niello.codegen.gpu.entry import Entry
 from niello.codegen.gpu.kernel import DECLARED_SHARED_BYTES, GpuKernel
 from niello.codegen.gpu.registers import Reg
-from niello.codegen.gpu.render import Entry
 from niello.codegen.gpu.render import render as render_shared
 from niello.codegen.gpu.routine import render_routine
 from niello.codegen.gpu.target import GpuTarget
@@ -26,6 +27,9 @@ from niello.kernel.routine import Routine
 
 # On every GPU from compute capability 8.0 a block may have 99 KB, of which a kernel declares 48.
 TARGET = GpuTarget(slices=8, tiles=("tensor", "registers"), most_shared_bytes=96 << 10)
+# Generations of data centres multiply bfloat16 on tensor cores at eight times the rate of float32
+# and more; on others six products of parts take longer than one of float32.
+_SPLITTING = ("sm_80", "sm_90", "sm_100", "sm_103")
 # Functions whose own expansion is closer than the device library's, which is off by 3 ulp or more.
 _EXPANDED = frozenset(("pow", "tan", "sinh", "atan2", "asinh", "acosh", "atanh"))
 
@@ -58,6 +62,20 @@ def render(kernel: Kernel | Routine, target: GpuTarget = TARGET) -> GpuKernel:
     if isinstance(kernel, Routine):
         return render_routine(kernel, CudaDialect(), target, _native, write_source)
     return render_shared(kernel, CudaDialect(), target, _native, write_source)
+
+
+def target_for(level: str) -> GpuTarget:
+    """The sizes of a generation, such as sm_90."""
+    if level not in _SPLITTING:
+        return TARGET
+    # A processor shares 164 KB (sm_80) or 228 KB, of which a block gets all but a few.
+    alone = (84 if level == "sm_80" else 116) << 10
+    return replace(
+        TARGET,
+        tiles=("tensor", "split", "registers"),
+        most_shared_bytes=alone,
+        alone_bytes=alone,
+    )
 
 
 def _native(name: str, dtype: DType) -> bool:

@@ -250,6 +250,27 @@ __device__ inline void nl_pieces_turned(
 }
 """,
 )
+# Two float32, scaled by 2^33, as three pairs of bfloat16 each: the nearest, that of the rest, and
+# that of what is left then.
+_define(
+    "nl_split",
+    """
+__device__ inline unsigned nl_split_off(float& x, float& y) {
+  unsigned pair;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(y), "f"(x));
+  x -= __uint_as_float(pair << 16);
+  y -= __uint_as_float(pair & 0xffff0000u);
+  return pair;
+}
+__device__ inline void nl_split(float x, float y, unsigned& a, unsigned& b, unsigned& c) {
+  x *= 8589934592.0f;
+  y *= 8589934592.0f;
+  a = nl_split_off(x, y);
+  b = nl_split_off(x, y);
+  c = nl_split_off(x, y);
+}
+""",
+)
 for _name, _kind in (("bfloat16", "bf16"), ("float16", "f16")):
     _define(
         f"nl_mma_{_name}",

@@ -20,9 +20,9 @@ from niello.backends.webgpu.bindings import combines, declaration, pieces_of, va
 from niello.backends.webgpu.render_prelude import DEFINITIONS
 from niello.codegen.gpu.blocks import Val
 from niello.codegen.gpu.c_style import CStyle
+from niello.codegen.gpu.entry import Entry
 from niello.codegen.gpu.kernel import GpuKernel
 from niello.codegen.gpu.registers import Reg
-from niello.codegen.gpu.render import Entry
 from niello.codegen.gpu.render import render as render_shared
 from niello.codegen.gpu.routine import render_routine
 from niello.codegen.gpu.target import GpuTarget

@@ -10,6 +10,7 @@ const view = { x: 0, y: 0, scale: 1 };
 // --- pan and zoom
 function place() {
   svg.style.transform = `translate(${view.x}px, ${view.y}px) scale(${view.scale})`;
+  look();
 }
 function fit() {
   const scale = Math.min(canvas.clientWidth / size.width, canvas.clientHeight / size.height);
@@ -75,6 +76,63 @@ function centre(element) {
   place();
 }
 
+// --- the whole picture, small, with a frame around what is seen
+const overview = document.getElementById("overview");
+const frame = shape("rect", { class: "view", rx: 1 });
+const blocks = new Map();
+function shape(tag, attributes) {
+  const element = document.createElementNS("http://www.w3.org/2000/svg", tag);
+  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
+  return element;
+}
+function sketch() {
+  const room = canvas.clientHeight - 62;
+  const scale = Math.min(150 / size.width, room / size.height);
+  overview.setAttribute("viewBox", `0 0 ${size.width} ${size.height}`);
+  // A narrow picture stays wide enough to be pointed at.
+  overview.setAttribute("width", Math.max(24, size.width * scale));
+  overview.setAttribute("height", size.height * scale);
+  overview.setAttribute("preserveAspectRatio", "none");
+  const corner = svg.querySelector("#scene").getCTM();
+  const lines = [...svg.querySelectorAll("#scene > path.edge")].map((e) => e.getAttribute("d"));
+  const moved = `translate(${corner.e / corner.a} ${corner.f / corner.d})`;
+  overview.append(shape("path", { class: "edges", d: lines.join(""), transform: moved }));
+  for (const box of data.boxes) {
+    const group = document.getElementById(`box${box.number}`);
+    if (!group) continue;
+    const area = group.querySelector("rect");
+    const block = shape("rect", {
+      fill: `hsl(${box.hue} 60% 68%)`, width: area.getAttribute("width"),
+      height: area.getAttribute("height"), transform: `${moved} ${group.getAttribute("transform")}`,
+    });
+    blocks.set(String(box.number), block);
+    overview.append(block);
+  }
+  overview.append(frame);
+}
+function look() {
+  frame.setAttribute("x", -view.x / view.scale);
+  frame.setAttribute("y", -view.y / view.scale);
+  frame.setAttribute("width", canvas.clientWidth / view.scale);
+  frame.setAttribute("height", canvas.clientHeight / view.scale);
+}
+function goTo(event) {
+  const bounds = overview.getBoundingClientRect();
+  const x = ((event.clientX - bounds.left) / bounds.width) * size.width;
+  const y = ((event.clientY - bounds.top) / bounds.height) * size.height;
+  view.x = canvas.clientWidth / 2 - x * view.scale;
+  view.y = canvas.clientHeight / 2 - y * view.scale;
+  place();
+}
+overview.addEventListener("pointerdown", (event) => {
+  event.stopPropagation();
+  overview.setPointerCapture(event.pointerId);
+  goTo(event);
+});
+overview.addEventListener("pointermove", (event) => {
+  if (event.buttons) goTo(event);
+});
+
 // --- details
 function make(tag, attributes, ...children) {
   const element = document.createElement(tag);
@@ -85,11 +143,21 @@ function make(tag, attributes, ...children) {
 function link(name) {
   return make("button", { className: "link", onclick: () => showOperation(name, true) }, name);
 }
+const heaviest = Math.max(...data.boxes.map(weight), 1e-30);
+function weight(box) {
+  return box.seconds || box.bytes;
+}
 function row(box) {
-  const dot = make("i");
-  dot.style.background = `hsl(${box.hue} 60% 62%)`;
-  return make("button", { className: "row", onclick: () => showBox(box.number, true) },
-    dot, make("span", {}, `${box.number} · ${box.title}`),
+  const dot = make("i"), bar = make("i", { className: "bar" });
+  dot.style.background = bar.style.background = `hsl(${box.hue} 60% 62%)`;
+  bar.style.width = `${Math.max(1, (100 * weight(box)) / heaviest)}%`;
+  // Names of kernels end with the shape of what they compute.
+  const [, name, shape] = box.title.match(/^(.*?)_?((?:\d+x)*\d+)?$/);
+  const words = make("span", { className: "words" }, make("span", { className: "title" }, name),
+    make("span", { className: "shape" }, (shape || "").replaceAll("x", "×")));
+  return make("button", {
+    className: "row", title: box.title, onclick: () => showBox(box.number, true),
+  }, dot, make("span", { className: "number" }, box.number), make("span", {}, words, bar),
     make("span", { className: "size" }, box.time || box.moves));
 }
 function showAll() {
@@ -149,6 +217,7 @@ function choose(element, number) {
   for (const e of document.querySelectorAll(".piece")) {
     if (e.dataset.box === String(box)) e.classList.add("chosen");
   }
+  blocks.get(String(box))?.classList.add("chosen");
 }
 function click(target) {
   const cell = target.closest("[data-name]"), box = target.closest(".box");
@@ -193,5 +262,7 @@ window.addEventListener("keydown", (event) => {
     search.focus();
   }
 });
+window.addEventListener("resize", look);
+sketch();
 showAll();
 start();

@@ -27,6 +27,7 @@ PAGE = """<!doctype html>
 </head>
 <body>
 <main id="canvas">{picture}</main>
+<svg id="overview" role="img" aria-label="the whole picture"></svg>
 <nav id="tools"><button id="in" title="zoom in">+</button>
 <button id="out" title="zoom out">&minus;</button>
 <button id="fit" title="show everything">fit</button></nav>
@@ -79,7 +80,7 @@ def _data(model: Model) -> dict[str, Any]:
         {
             "number": b.number, "title": b.title, "text": b.text, "written": b.written,
             "moves": data_size(b.bytes), "bytes": b.bytes, "hue": round(picture.hue(b.number)),
-            "time": milliseconds(b.seconds),
+            "time": milliseconds(b.seconds), "seconds": b.seconds or 0,
             "operations": [o.name for o in b.operations],
         }
         for b in model.boxes

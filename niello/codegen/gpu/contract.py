@@ -13,7 +13,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from niello.codegen.collapse import collapsed, rename
+from niello.codegen.collapse import collapsed, divided, rename
 from niello.codegen.rows import replace
 from niello.core.dtypes import DType, compute_dtype, int64
 from niello.core.nodes import Node, walk
@@ -34,6 +34,7 @@ from niello.kernel.ir import (
     fn,
     free_ranges,
 )
+from niello.kernel.simplify import simplify_expr
 
 _RESULT_SLOT = -1  # no kernel has this parameter: it stands for the finished sum
 _LEAST_WORK = 1 << 14  # multiplications below which tiles do not pay
@@ -116,9 +117,13 @@ def can_finish(node: Contract, ranges: Sequence[Range], stores: Sequence[Store])
 def contraction_of(node: Contract, ranges: Sequence[Range], stores: Sequence[Store]) -> Contraction:
     """The roles of a contraction whose results the stores are made from."""
     dtype = compute_dtype(node.dtype)
-    k, mapping = collapsed(node.ranges, [node.a, node.b])
-    a = _operand(cast(rename(node.a, mapping), dtype))  # type: ignore[arg-type]
-    b = _operand(cast(rename(node.b, mapping), dtype))  # type: ignore[arg-type]
+    cut, digits = divided(node.ranges, [node.a, node.b])
+    factors = [
+        simplify_expr(rename(x, digits)) if digits else x  # type: ignore[arg-type]
+        for x in (node.a, node.b)
+    ]
+    k, mapping = collapsed(cut, factors)
+    a, b = (_operand(cast(rename(x, mapping), dtype)) for x in factors)  # type: ignore[arg-type]
     in_a, in_b = free_ranges(a), free_ranges(b)
     m = tuple(r for r in ranges if r in in_a and r not in in_b)
     n = tuple(r for r in ranges if r in in_b and r not in in_a)

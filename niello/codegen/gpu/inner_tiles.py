@@ -7,20 +7,22 @@ from niello.codegen.gpu.expressions import Emitter
 from niello.codegen.gpu.target import GpuTarget
 from niello.codegen.gpu.tile_choice import Tile
 from niello.codegen.gpu.tiles import BlockTiles, RegisterTiles
+from niello.codegen.gpu.tiles_split import SplitTiles
 from niello.codegen.gpu.tiles_tensor import TensorTiles
 from niello.core.nodes import walk
 from niello.kernel.ir import Load
 
+InnerTiles = type[RegisterTiles] | type[TensorTiles] | type[SplitTiles]
+
 # By the names that targets use.
-INNER_TILES: dict[str, type[RegisterTiles] | type[TensorTiles]] = {
+INNER_TILES: dict[str, InnerTiles] = {
     "registers": RegisterTiles,
     "tensor": TensorTiles,
+    "split": SplitTiles,
 }
 
 
-def _kind(
-    c: Contraction, target: GpuTarget
-) -> tuple[type[RegisterTiles] | type[TensorTiles], list[str]]:
+def _kind(c: Contraction, target: GpuTarget) -> tuple[InnerTiles, list[str]]:
     """The inner tile, and why others that the target has do not do."""
     reasons: list[str] = []
     for name in target.tiles:

@@ -2,54 +2,28 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 from niello.codegen.access import loads, store_roots
 from niello.codegen.gpu.blocks import Block, Scope
 from niello.codegen.gpu.c_style import CStyle
 from niello.codegen.gpu.contract import Contraction
+from niello.codegen.gpu.entry import Entry, Writer, entry_grid, entry_launch, identifier
 from niello.codegen.gpu.expressions import Emitter
 from niello.codegen.gpu.inner_tiles import contraction_writer
-from niello.codegen.gpu.kernel import Argument, GpuKernel, Launch
+from niello.codegen.gpu.kernel import GpuKernel
 from niello.codegen.gpu.nests import NestWriter, inline_reduce
 from niello.codegen.gpu.phases import Nest
 from niello.codegen.gpu.registers import Reg
 from niello.codegen.gpu.scatter import Scatter, ScatterWriter
-from niello.codegen.gpu.stages import SCRATCH_SLOT, Part, Stages, stages_of
+from niello.codegen.gpu.scatter_render import render_scatter
+from niello.codegen.gpu.stages import Part, Stages, stages_of
 from niello.codegen.gpu.target import GpuTarget
 from niello.codegen.gpu.teams import map_nest, threads_wanted
 from niello.codegen.gpu.tiles import BlockTiles
 from niello.codegen.gpu.turned import TurnedWriter, turned_of
 from niello.codegen.transcendental import Native, expand
-from niello.core.errors import LimitExceeded
 from niello.kernel.ir import Kernel, Param, Store
-
-_LONGEST_NAME = 40
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One entry point, for the dialect to write: its body knows `tid` and `block`."""
-
-    name: str
-    params: tuple[Param, ...]  # in the order of arguments
-    written: tuple[bool, ...]
-    shared: dict[str, tuple[Reg, int]]
-    threads: int
-    grid: tuple[int, int, int]
-    lines: tuple[str, ...]
-    stage: int
-    resident: int = 1  # blocks that a processor should hold at once
-
-    @property
-    def shared_bytes(self) -> int:
-        """Bytes of the shared arrays, each at a multiple of 16."""
-        return sum(-(-r.bytes * n // 16) * 16 for r, n in self.shared.values())
-
-
-Writer = Callable[[Sequence[Entry]], str]
 
 
 def render(
@@ -57,6 +31,9 @@ def render(
 ) -> GpuKernel:
     """The launches of a kernel. `native` says which functions the language has; `write` makes the
     source of entry points. Raises LimitExceeded and UnsupportedDtype."""
+    scattered = render_scatter(kernel, dialect, target, native, write)
+    if scattered is not None:
+        return scattered
     stages = stages_of(expand(kernel, native), target)
     base = identifier(kernel.name)
     entries: list[Entry] = []
@@ -75,12 +52,6 @@ def render(
         _scratch_bytes(stages),
         notes=tuple(notes),
     )
-
-
-def identifier(name: str) -> str:
-    """A name that both languages accept, of bounded length."""
-    plain = re.sub(r"[^A-Za-z0-9]+", "_", name).strip("_")[:_LONGEST_NAME].rstrip("_")
-    return f"k_{plain}" if plain else "k"
 
 
 def _launches(stages: Stages, target: GpuTarget) -> list[list[Part]]:
@@ -167,42 +138,6 @@ def _entry(
     return Entry(
         name, params, written, shared, threads, grid, tuple(root.lines), em.stage, resident
     ), notes
-
-
-def entry_grid(blocks: int, target: GpuTarget) -> tuple[int, int, int]:
-    """A grid of at least that many blocks, by rows that are as long as the device allows."""
-    if blocks <= target.most_blocks:
-        return (blocks, 1, 1)
-    rows = -(-blocks // target.most_blocks)
-    return (-(-blocks // rows), rows, 1)
-
-
-def entry_launch(entry: Entry, target: GpuTarget) -> Launch:
-    arguments: list[Argument] = []
-    for p, written in zip(entry.params, entry.written, strict=True):
-        of_scratch = p.slot >= SCRATCH_SLOT
-        slot = None if of_scratch else p.slot
-        scratch = p.slot - SCRATCH_SLOT if of_scratch else None
-        pieces = target.pieces(p.elements * p.dtype.itemsize)
-        if len(pieces) == 1:
-            arguments.append(Argument(slot, scratch, written))
-        else:
-            arguments += [Argument(slot, scratch, written, at, size) for at, size in pieces]
-    if len(arguments) > target.most_buffers:
-        raise LimitExceeded(
-            f"kernel {entry.name}",
-            f"a launch of this device takes {target.most_buffers} buffers",
-            received=f"{len(arguments)} buffers",
-            advice="Stitch fewer operations together",
-        )
-    bytes, most = entry.shared_bytes, max(target.shared_bytes, target.most_shared_bytes)
-    if bytes > most:
-        raise LimitExceeded(
-            f"kernel {entry.name}",
-            f"a block of this device shares {most} bytes",
-            received=f"{bytes} bytes",
-        )
-    return Launch(entry.name, entry.grid, (entry.threads, 1, 1), bytes, tuple(arguments))
 
 
 def _scratch_bytes(stages: Stages) -> tuple[int, ...]:

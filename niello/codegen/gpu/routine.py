@@ -12,17 +12,20 @@ from collections.abc import Sequence
 
 from niello.codegen.gpu.blocks import Block, Scope, Val
 from niello.codegen.gpu.c_style import CStyle
-from niello.codegen.gpu.expressions import Emitter
+from niello.codegen.gpu.entry import Entry, Writer, entry_grid, entry_launch, identifier
+from niello.codegen.gpu.expressions import Emitter, Reducer
 from niello.codegen.gpu.kernel import GpuKernel
 from niello.codegen.gpu.registers import Reg, register, register_of
-from niello.codegen.gpu.render import Entry, Writer, entry_grid, entry_launch, identifier
+from niello.codegen.gpu.routine_long import split_scan
 from niello.codegen.gpu.routine_memory import Access, Memory
+from niello.codegen.gpu.routine_neighbours import run_length, write_run
+from niello.codegen.gpu.routine_scan import ScanWriter
 from niello.codegen.gpu.routine_team import TeamWriter, spread_lines
 from niello.codegen.gpu.routine_uniform import deciding
 from niello.codegen.gpu.target import GpuTarget
 from niello.codegen.transcendental import Native, expand_statements
 from niello.core.errors import CompilerBug
-from niello.kernel.ir import Const, Expr, Range
+from niello.kernel.ir import Const, Expr, Param, Range
 from niello.kernel.routine import (
     Body,
     Cell,
@@ -51,13 +54,49 @@ def render_routine(
 ) -> GpuKernel:
     """The launch of a routine; arguments as those of `render`."""
     made = expand_statements(made, native)
-    members = min(made.members, target.most_threads)
-    memory = Memory(made, target, members)
-    dialect.stage = 0
-    em = Emitter(dialect, _no_reduction)
-    name = identifier(made.name)
     if made.teams == 0:
         return GpuKernel(made.name, "", ())
+    parts = split_scan(made, target)
+    if parts is not None:
+        return render_several(made.name, *parts, dialect, target, write)
+    memory = Memory(made, target, min(made.members, target.most_threads))
+    entry = routine_entry(identifier(made.name), memory, dialect)
+    note = f"{entry.name}: {made.teams} teams of {memory.members}, {memory.blocks} at once"
+    launch = entry_launch(entry, target)
+    return GpuKernel(made.name, write([entry]), (launch,), tuple(memory.scratch), notes=(note,))
+
+
+def render_several(
+    title: str,
+    routines: Sequence[Routine],
+    scratch: Sequence[Param],
+    dialect: CStyle,
+    target: GpuTarget,
+    write: Writer,
+    reduce: Reducer | None = None,
+) -> GpuKernel:
+    """The launches of routines that follow each other, with the scratch buffers between them."""
+    base = identifier(title)
+    entries, notes, buffers = [], [], list(scratch)
+    for n, made in enumerate(routines):
+        members = min(made.members, target.most_threads)
+        memory = Memory(made, target, members, len(buffers), n)
+        buffers += memory.spilled.values()
+        entries.append(routine_entry(base if n == 0 else f"{base}_{n}", memory, dialect, reduce))
+        notes.append(f"{entries[-1].name}: {made.name}, {made.teams} teams of {members}")
+    launches = tuple(entry_launch(e, target) for e in entries)
+    sizes = tuple(-(-p.elements * p.dtype.itemsize // 256) * 256 for p in buffers)
+    return GpuKernel(title, write(entries), launches, sizes, notes=tuple(notes))
+
+
+def routine_entry(
+    name: str, memory: Memory, dialect: CStyle, reduce: Reducer | None = None
+) -> Entry:
+    """The entry point of the routine that `memory` is of. `reduce` writes reductions of index
+    notation, where there may be some."""
+    made, target = memory.made, memory.target
+    dialect.stage = memory.stage
+    em = Emitter(dialect, reduce or _no_reduction, memory.stage)
     root = Block(1)
     scope = Scope(None, root)
     grid = entry_grid(memory.blocks, target)
@@ -78,20 +117,9 @@ def render_routine(
     elif not alone:
         scope.block.close(f"if (block < {made.teams}) {{", inner.block)
     params = tuple(sorted(em.used, key=lambda p: p.slot))
-    entry = Entry(
-        name,
-        params,
-        tuple(em.used[p] for p in params),
-        memory.shared,
-        members,
-        grid,
-        tuple(root.lines),
-        0,
-    )
-    note = f"{name}: {made.teams} teams of {members}, {memory.blocks} at once"
-    launch = entry_launch(entry, target)
-    scratch = tuple(memory.scratch)
-    return GpuKernel(made.name, write([entry]), (launch,), scratch, notes=(note,))
+    written = tuple(em.used[p] for p in params)
+    lines = tuple(root.lines)
+    return Entry(name, params, written, memory.shared, memory.members, grid, lines, memory.stage)
 
 
 def _no_reduction(em: Emitter, node: Expr, scope: Scope) -> Val:
@@ -115,12 +143,13 @@ class RoutineWriter:
     # --- barriers
     def barrier(self, scope: Scope, places: Sequence[Place] = ()) -> None:
         """Make what was written visible to all threads."""
-        for line in self.dialect.barrier_lines(self._in_buffer({*places, *self.written_since})):
+        for line in self.dialect.barrier_lines(self.in_buffer({*places, *self.written_since})):
             scope.block.add(line)
         self.read_since.clear()
         self.written_since.clear()
 
-    def _in_buffer(self, places: set[Place]) -> bool:
+    def in_buffer(self, places: set[Place]) -> bool:
+        """Whether some of the places lie in buffers."""
         return any(self.memory.buffer(p) is not None for p in places)
 
     def settle(self, scope: Scope) -> None:
@@ -130,9 +159,15 @@ class RoutineWriter:
 
     # --- statements
     def body(self, body: Body, scope: Scope) -> None:
-        """Statements in order."""
-        for s in body:
-            self.statement(s, scope)
+        """Statements in order; neighbouring elements in one access."""
+        at = 0
+        while at < len(body):
+            length = run_length(self, body, at) if self.inside else 1
+            if length > 1:
+                write_run(self, body[at : at + length], scope)
+            else:
+                self.statement(body[at], scope)
+            at += length
 
     def block(self, head: str, body: Body, scope: Scope, ranges: dict[Range, Val]) -> Block:
         """A body in brackets; its lines are added by the caller."""
@@ -194,8 +229,7 @@ class RoutineWriter:
     def _agreed(self, s: Read, scope: Scope) -> None:
         """Read by one thread, and handed to all."""
         found = self.em.converted(self.access.read(s.place, s.index, scope), register(s.var))
-        array = f"u_{found.reg.value}"
-        self.memory.shared[array] = (found.reg, 1)
+        array = self.memory.share(f"u_{found.reg.value}", found.reg, 1)
         scope.block.add(f"if (tid == 0) {{ {array}[0] = {found.text}; }}")
         name = self.em.name()
         for line in self.dialect.agreed_lines(array, name, found.reg):
@@ -264,9 +298,8 @@ class RoutineWriter:
             self.inside = False
             self.barrier(scope, written)
             return
-        team = TeamWriter(self)
         if isinstance(s, Fold):
-            team.fold(s, scope)
+            TeamWriter(self).fold(s, scope)
         else:
-            team.scan(s, scope)
+            ScanWriter(self).scan(s, scope)
         self.inside = False

@@ -52,6 +52,8 @@ class Memory:
     made: Routine
     target: GpuTarget
     members: int
+    taken: int = 0  # scratch buffers that belong to others
+    stage: int = 0  # the number of the entry point: languages name shared arrays in one space
     shared: dict[str, tuple[Reg, int]] = field(default_factory=dict)
     scratch: list[int] = field(default_factory=list)
     spilled: dict[Local, Param] = field(default_factory=dict)
@@ -83,7 +85,7 @@ class Memory:
         resident = max(1, self.target.fill // self.members)
         for t in large:
             elements = t.elements * min(self.made.teams, resident)
-            slot = SCRATCH_SLOT + len(self.scratch)
+            slot = SCRATCH_SLOT + self.taken + len(self.scratch)
             self.spilled[t] = Param(slot, t.dtype, elements, True)
             self.scratch.append(-(-elements * t.dtype.itemsize // 256) * 256)
         self.atomic = {s.place for s in statements(self.made.body) if isinstance(s, Combine)}
@@ -109,9 +111,15 @@ class Memory:
 
     def name(self, place: Local) -> str:
         """The name of a local's array."""
-        if place.space == "team":
-            self.shared[place.name] = (register_of(place.dtype), place.elements)
-        return place.name
+        if place.space != "team":
+            return place.name
+        return self.share(place.name, register_of(place.dtype), place.elements)
+
+    def share(self, name: str, reg: Reg, elements: int) -> str:
+        """The name of an array that the members share, by its name in the routine."""
+        full = f"{name}_{self.stage}" if self.stage else name
+        self.shared[full] = (reg, elements)
+        return full
 
 
 class Access:
@@ -146,16 +154,19 @@ class Access:
     def _atomic(self, place: Place) -> bool:
         return place in self.memory.atomic
 
+    def held_text(self, place: Place, value: Expr, scope: Scope) -> str:
+        """A value as an element of a place is held."""
+        em, held = self.em, register_of(place.dtype)
+        found = em.value(value, scope)
+        if place.dtype.is_half:
+            return cast_text(em.dialect, found.text, found.reg, value.dtype, place.dtype, held)
+        return em.converted(found, held).text
+
     def write_lines(self, place: Place, index: Expr, value: Expr, scope: Scope) -> list[str]:
         """Lines that set an element."""
         em, dialect = self.em, self.em.dialect
         at = em.value(self.memory.index(place, index), scope)
-        held = register_of(place.dtype)
-        found = em.value(value, scope)
-        if place.dtype.is_half:
-            text = cast_text(dialect, found.text, found.reg, value.dtype, place.dtype, held)
-        else:
-            text = em.converted(found, held).text
+        text = self.held_text(place, value, scope)
         buffer = self.memory.buffer(place)
         if buffer is not None:
             em.used[buffer] = True

@@ -1,4 +1,9 @@
-"""Spread, Fold and Scan on a block of threads."""
+"""Spread and Fold on a block of threads, and what Scan shares with Fold.
+
+In a fold a thread takes several neighbouring iterations together, its lanes. What the threads have
+found goes through their warp by exchanges of registers, and from warp to warp through shared
+memory; languages without exchanges use shared memory for both.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +13,11 @@ from typing import TYPE_CHECKING
 from niello.codegen.gpu.blocks import Scope, Val
 from niello.codegen.gpu.registers import Reg, register, register_of
 from niello.codegen.gpu.routine_memory import exchange_name
-from niello.core.nodes import walk
+from niello.codegen.gpu.routine_neighbours import LaneWriter, suits_lanes
+from niello.kernel.bounds import interval
 from niello.kernel.ir import Const, Expr, Range
 from niello.kernel.routine import (
+    Body,
     Combine,
     Fold,
     Local,
@@ -20,13 +27,14 @@ from niello.kernel.routine import (
     Spread,
     Var,
     Write,
-    defined,
-    expressions,
     statements,
 )
 
 if TYPE_CHECKING:
     from niello.codegen.gpu.routine import RoutineWriter
+
+WARP = 32
+LANES = 4  # iterations that a thread takes together
 
 
 def spread_lines(writer: RoutineWriter, s: Spread, scope: Scope) -> list[Place]:
@@ -52,7 +60,7 @@ def spread_lines(writer: RoutineWriter, s: Spread, scope: Scope) -> list[Place]:
     writer.body(s.body, inner)
     head = f"if (tid < {count}) {{" if few else dialect.loop(name, "tid", count, str(members))
     scope.block.close(head, inner.block)
-    return _written(s)
+    return written_places(s)
 
 
 def private_arrays(writer: RoutineWriter, s: Spread | Fold | Scan, scope: Scope) -> None:
@@ -66,7 +74,7 @@ def private_arrays(writer: RoutineWriter, s: Spread | Fold | Scan, scope: Scope)
         scope.block.add(writer.dialect.array_line(register_of(t.dtype), t.name, t.elements))
 
 
-def _written(s: Spread | Fold | Scan) -> list[Place]:
+def written_places(s: Spread | Fold | Scan) -> list[Place]:
     return [x.place for x in statements([s]) if isinstance(x, (Write, Combine))]
 
 
@@ -76,14 +84,14 @@ class TeamWriter:
     def __init__(self, writer: RoutineWriter) -> None:
         self.writer, self.em, self.dialect = writer, writer.em, writer.dialect
         self.members = writer.memory.members
+        self.exchanges = self.dialect.has_shuffles and self.members >= WARP
 
     # --- pieces
     def _arrays(self, s: Fold | Scan) -> list[tuple[str, Reg]]:
         found = []
         for n, e in enumerate(s.given):
             reg = register_of(e.dtype)
-            name = exchange_name(n, reg)
-            self.writer.memory.shared[name] = (reg, self.members)
+            name = self.writer.memory.share(exchange_name(n, reg), reg, self.members)
             found.append((name, reg))
         return found
 
@@ -127,20 +135,43 @@ class TeamWriter:
         for line in self.dialect.barrier_lines(in_buffer):
             scope.block.add(line)
 
+    def _lanes(self, count: Expr, most: int, *bodies: Body) -> int:
+        """How many neighbouring iterations a thread takes together."""
+        if not all(suits_lanes(b) for b in bodies):
+            return 1
+        width, points = most, interval(count)[1]
+        while width > 1 and width * self.members > points:
+            width //= 2
+        return width
+
+    def _numbers(self, first: str, width: int, scope: Scope) -> list[Val]:
+        """The numbers of the lanes that begin with an iteration."""
+        more = [self.em.constant(scope, Reg.I32, f"{first} + {n}", "m") for n in range(1, width)]
+        return [Val(first, Reg.I32), *more]
+
+    def _named(self, values: Sequence[Val], scope: Scope) -> list[Val]:
+        """Values under names of their own."""
+        return [self.em.constant(scope, x.reg, x.text) for x in values]
+
+    def _exchanged(self, values: Sequence[Val], mask: int, scope: Scope) -> list[Val]:
+        """What another thread of the warp has."""
+        texts = [self.dialect.shuffle(v, mask) for v in values]
+        return [self.em.constant(scope, v.reg, t) for v, t in zip(values, texts, strict=True)]
+
+    def _given(self, s: Fold | Scan, scope: Scope) -> list[Val]:
+        """The tuple of the iteration that a scope stands for."""
+        em = self.em
+        return [em.converted(em.value(e, scope), register_of(e.dtype)) for e in s.given]
+
     # --- folds
     def fold(self, s: Fold, scope: Scope) -> None:
-        """Every thread folds its iterations, then halves of the threads are put together."""
-        em = self.em
+        """Every thread folds its iterations, then what the threads found is put together."""
         arrays = self._arrays(s)
         running = self._variables(s.identities, scope)
-        count = em.converted(em.value(s.count, scope), Reg.I32).text
-        name = em.name("m")
-        inner = scope.inner({s.var: Val(name, Reg.I32)}, closed=True)
-        private_arrays(self.writer, s, inner)
-        self.writer.body(s.body, inner)
-        given = [em.converted(em.value(e, inner), register_of(e.dtype)) for e in s.given]
-        self._assign([x.text for x in running], self._combined(s, running, given, inner), inner)
-        scope.block.close(self.dialect.loop(name, "tid", count, str(self.members)), inner.block)
+        self._walk(s, running, scope)
+        if self.exchanges:
+            self._fold_warps(s, arrays, running, scope)
+            return
         self._assign([f"{a}[tid]" for a, _ in arrays], running, scope)
         half = self.members // 2
         while half:
@@ -154,86 +185,56 @@ class TeamWriter:
             half //= 2
         self._agree(s.results, arrays, scope)
 
-    # --- scans
-    def scan(self, s: Scan, scope: Scope) -> None:
-        """Rounds of as many iterations as there are threads; each carries on to the next."""
-        em, dialect = self.em, self.dialect
-        arrays = self._arrays(s)
-        carried = self._variables(s.initial, scope)
-        count = em.converted(em.value(s.count, scope), Reg.I32).text
-        base = em.name("base")
-        round_ = scope.inner(closed=True)
-        at = em.constant(round_, Reg.I32, f"{base} + tid", "m")
-        there = f"{at.text} < {count}"
-        own = self._variables(s.identities, round_)
-        first = round_.inner({s.var: at}, closed=True)
-        private_arrays(self.writer, s, first)
-        self.writer.body(s.body, first)
-        given = [em.converted(em.value(e, first), register_of(e.dtype)) for e in s.given]
-        self._assign([x.text for x in own], given, first)
-        round_.block.close(f"if ({there}) {{", first.block)
-        self._across(s, arrays, own, round_)
-        last = round_.inner({s.var: at}, closed=True)
-        self._then(s, arrays, carried, own, last)
-        round_.block.close(f"if ({there}) {{", last.block)
-        ends = []
-        for array, reg in arrays:
-            name = em.name()
-            place = f"{array}[{self.members - 1}]"
-            for line in dialect.agreed_lines(array, name, reg, place):
-                round_.block.add(line)
-            ends.append(Val(name, reg))
-        following = self._combined(s, carried, ends, round_)
-        self._assign([x.text for x in carried], following, round_)
-        self._barrier(round_, self.writer._in_buffer(set(_written(s))))
-        scope.block.close(dialect.loop(base, "0", count, str(self.members)), round_.block)
-        for v, x in zip(s.totals, carried, strict=True):
+    def _walk(self, s: Fold, running: Sequence[Val], scope: Scope) -> None:
+        """The iterations of each thread, into its running values."""
+        width = self._lanes(s.count, LANES if self.exchanges else 1, s.body)
+        if not isinstance(s.count, Const) or s.count.value % width:
+            width = 1
+        count = self.em.converted(self.em.value(s.count, scope), Reg.I32).text
+        name = self.em.name("m")
+        inner = scope.inner({s.var: Val(name, Reg.I32)}, closed=True)
+        scopes = [inner]
+        if width == 1:
+            private_arrays(self.writer, s, inner)
+            self.writer.body(s.body, inner)
+        else:
+            numbers = self._numbers(name, width, inner)
+            lanes = LaneWriter(self.writer, s.var, numbers, whole=True)
+            scopes = lanes.scopes(range(width), inner)
+            lanes.body(s.body, range(width), scopes)
+        for own in scopes:
+            together = self._combined(s, running, self._given(s, own), inner)
+            self._assign([x.text for x in running], together, inner)
+        first = "tid" if width == 1 else f"tid * {width}"
+        head = self.dialect.loop(name, first, count, str(self.members * width))
+        scope.block.close(head, inner.block)
+
+    def _fold_warps(
+        self, s: Fold, arrays: list[tuple[str, Reg]], running: Sequence[Val], scope: Scope
+    ) -> None:
+        """Through the warp, then from warp to warp."""
+        mask = WARP // 2
+        while mask:
+            others = self._exchanged(running, mask, scope)
+            together = self._combined(s, running, others, scope)
+            self._assign([x.text for x in running], together, scope)
+            mask //= 2
+        self._leave(arrays, running, "0", scope)
+        self._barrier(scope)
+        # All threads put them together alike, so that all have the same bits.
+        total = self._named([Val(f"{a}[0]", r) for a, r in arrays], scope)
+        for warp in range(1, self.members // WARP):
+            there = [Val(f"{a}[{warp}]", r) for a, r in arrays]
+            total = self._named(self._combined(s, total, there, scope), scope)
+        self._barrier(scope)
+        for v, x in zip(s.results, total, strict=True):
             self.writer.define(v, x, scope)
 
-    def _across(
-        self, s: Scan, arrays: list[tuple[str, Reg]], own: Sequence[Val], scope: Scope
+    def _leave(
+        self, arrays: list[tuple[str, Reg]], values: Sequence[Val], first: str, scope: Scope
     ) -> None:
-        """Leave in the arrays, and in `own`, the fold of the threads up to each."""
-        self._assign([f"{a}[tid]" for a, _ in arrays], own, scope)
-        self._barrier(scope)
-        step = 1
-        while step < self.members:
-            inner = scope.inner(closed=True)
-            earlier = [Val(f"{a}[tid - {step}]", r) for a, r in arrays]
-            values = self._combined(s, earlier, own, inner)
-            self._assign([x.text for x in own], values, inner)
-            scope.block.close(f"if (tid >= {step}) {{", inner.block)
-            self._barrier(scope)
-            self._assign([f"{a}[tid]" for a, _ in arrays], own, scope)
-            self._barrier(scope)
-            step *= 2
-
-    def _then(
-        self,
-        s: Scan,
-        arrays: list[tuple[str, Reg]],
-        carried: Sequence[Val],
-        own: Sequence[Val],
-        scope: Scope,
-    ) -> None:
-        em = self.em
-        inside = list(statements(s.then))
-        used = {n for x in inside for e in expressions(x) for n in walk([e])}
-        if used & {v for x in statements(s.body) for v in defined(x)}:
-            # What the values were made from is made again: it lay in other brackets.
-            private_arrays(self.writer, s, scope)
-            self.writer.body(s.body, scope)
-        if used & set(s.after):
-            found = self._combined(s, carried, own, scope)
-            for v, x in zip(s.after, found, strict=True):
-                self.writer.define(v, x, scope)
-        if used & set(s.before):
-            before = [em.variable(scope, c.reg, c.text, "a") for c in carried]
-            inner = scope.inner(closed=True)
-            earlier = [Val(f"{a}[tid - 1]", r) for a, r in arrays]
-            values = self._combined(s, carried, earlier, inner)
-            self._assign([x.text for x in before], values, inner)
-            scope.block.close("if (tid > 0) {", inner.block)
-            for v, x in zip(s.before, before, strict=True):
-                self.writer.define(v, x, scope)
-        self.writer.body(s.then, scope)
+        """The first thread of each warp leaves its values for the others, from `first` on."""
+        inner = scope.inner(closed=True)
+        at = f"tid / {WARP}" if first == "0" else f"{first} + tid / {WARP}"
+        self._assign([f"{a}[{at}]" for a, _ in arrays], values, inner)
+        scope.block.close(f"if (tid % {WARP} == 0) {{", inner.block)

@@ -1,4 +1,4 @@
-"""Stores that combine with what the buffer holds: every element belongs to one thread.
+"""Few combining stores: every element belongs to one thread (scatter_sorted.py is for many).
 
 All threads walk all points in order and take those whose element is theirs, so that the points
 which hit one element combine in row-major order, without atomic operations and always alike. Where

@@ -160,7 +160,7 @@ class Staging:
             axis = self.k.lane if self.along_k else self.own.lane
             # A load is zero by itself where its point does not exist; whatever looks at what it
             # gives would wait for it.
-            guards = [] if _loaded(self.expr) else em.guards(base)
+            guards = [] if loaded(self.expr) else em.guards(base)
             lanes = Lanes(base, axis, [em.literal(x, Reg.I32) for x in range(self.width)])
             for target, inner in zip(line, lanes.scopes, strict=True):
                 text = em.converted(em.value(self.expr, inner), self.reg).text
@@ -170,9 +170,9 @@ class Staging:
                 scope.block.add(f"{target.text} = {text};")
 
 
-def _loaded(expr: Expr) -> bool:
+def loaded(expr: Expr) -> bool:
     """A load, in whatever type."""
-    return isinstance(expr, Load) or (isinstance(expr, Cast) and _loaded(expr.x))
+    return isinstance(expr, Load) or (isinstance(expr, Cast) and loaded(expr.x))
 
 
 class RegisterStaging(Staging):

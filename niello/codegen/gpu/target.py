@@ -18,6 +18,7 @@ class GpuTarget:
     chunks: int = 2  # vectors of points that a thread of a point-wise nest works on at once
     shared_bytes: int = 48 << 10
     most_shared_bytes: int = 0  # of one block alone on its processor, where that is more
+    alone_bytes: int = 0  # of which a processor has room for one block only, but not two
     most_blocks: int = 2**31 - 1  # along the first dimension of a grid
     most_buffers: int = 1 << 10  # of one launch
     most_binding_bytes: int = 1 << 62  # of one buffer argument: larger ones are bound in pieces

@@ -14,6 +14,7 @@ from niello.codegen.gpu.target import GpuTarget
 from niello.kernel.ir import Expr, Param, Range, free_ranges
 
 _SIDE = 32  # neighbouring threads that take neighbouring units, so that they share accesses
+_LEAST_SIDE = 8  # so that they share accesses at all
 _DEEPEST = 32  # threads of a team that are not neighbours
 _LIGHT, _HEAVY = 100, 400  # instructions of a point from which a thread takes fewer points
 
@@ -52,6 +53,11 @@ def threads_wanted(nests: Sequence[tuple[Nest, Mapping]], target: GpuTarget) -> 
     for nest, m in nests:
         groups = -(-nest.unit_count // m.unit_lanes)
         across = 1 if m.rows else min(_SIDE, _power_above(groups))
+        # Few threads in all: in smaller blocks they reach more processors.
+        while across > _LEAST_SIDE and groups * m.team < target.fill // 2:
+            if m.team * across <= target.threads:
+                break
+            across //= 2
         wanted.append(min(m.team * across, target.most_threads) if m.team > 1 else 1)
     return max(wanted)
 

@@ -13,6 +13,8 @@ from niello.codegen.gpu.contract import Contraction
 from niello.codegen.gpu.registers import register_of
 from niello.codegen.gpu.target import GpuTarget
 from niello.core.dtypes import bool_
+from niello.core.nodes import walk
+from niello.kernel.ir import Load, free_ranges
 
 _LEAST_PART = 128  # points of k that are worth a block of their own
 _MOST_PARTS = 256
@@ -21,6 +23,12 @@ _GATHER = 1500.0  # cycles in which its slices add up their sums
 _LAUNCH = 3000.0  # cycles before the first block multiplies and after the last
 _AGAIN = 5000.0  # cycles of another launch
 _BYTES = 1500.0  # that the device moves in a cycle
+_OVERLAPPING = 4096  # results of a block, up to which others multiply while it stores
+
+# Multiplications of a processor in a cycle, at its peak.
+REGISTER_RATE = 128.0
+TENSOR_RATE = 1024.0
+SPLIT_RATE = TENSOR_RATE / 6  # six products of parts for each
 
 
 @dataclass(frozen=True)
@@ -80,6 +88,21 @@ TENSOR_TILES = (
 )
 
 
+# The same, with three parts of each factor in shared memory.
+SPLIT_TILES = (
+    Tile(128, 128, 16, 2, 4, speed=0.72),
+    Tile(128, 64, 32, 4, 2, speed=0.56),
+    Tile(64, 128, 32, 2, 4, speed=0.56),
+    Tile(96, 64, 32, 2, 4, speed=0.5),
+    Tile(64, 96, 32, 4, 2, speed=0.55),
+    Tile(96, 32, 32, 3, 2, speed=0.37),
+    Tile(64, 64, 32, 2, 4, speed=0.53),
+    Tile(64, 32, 32, 2, 2, speed=0.36),
+    Tile(32, 64, 32, 2, 2, speed=0.36),
+    Tile(32, 32, 32, 2, 2, speed=0.22),
+)
+
+
 def shared_bytes(tile: Tile, size: int, buffers: int) -> int:
     """Fast memory for both operands of a step."""
     return buffers * (tile.rows + tile.columns + 8) * tile.step * size
@@ -110,13 +133,24 @@ def choose(
 
     `rate` is the number of multiplications of a processor in a cycle, at its peak.
     """
-    found = [
+    _, _, parts, number = _best(c, target, tiles, rate)
+    return tiles[number], parts
+
+
+def cycles(c: Contraction, target: GpuTarget, tiles: Sequence[Tile], rate: float) -> float:
+    """The time that the tile of `choose` should take."""
+    return _best(c, target, tiles, rate)[0]
+
+
+def _best(
+    c: Contraction, target: GpuTarget, tiles: Sequence[Tile], rate: float
+) -> tuple[float, float, int, int]:
+    """(cycles, speed below zero, parts, number of the tile) of the best choice."""
+    return min(
         (_cycles(c, target, tile, parts, rate), -tile.speed, parts, n)
         for n, tile in enumerate(tiles)
         for parts in _parts(c, target, tile)
-    ]
-    _, _, parts, number = min(found)
-    return tiles[number], parts
+    )
 
 
 def _blocks(c: Contraction, tile: Tile) -> int:
@@ -139,11 +173,26 @@ def _parts(c: Contraction, target: GpuTarget, tile: Tile) -> Iterator[int]:
 
 
 def _cycles(c: Contraction, target: GpuTarget, tile: Tile, parts: int, rate: float) -> float:
-    blocks = _blocks(c, tile)
-    work = tile.rows * tile.columns * -(-c.extent(c.k) // parts) / (rate * tile.speed)
-    rounds = -(-blocks * parts // _processors(target))
+    blocks, processors = _blocks(c, tile), _processors(target)
+    results = tile.rows * tile.columns
+    work = results * -(-c.extent(c.k) // parts) / (rate * tile.speed)
+    if parts == 1:
+        after = results * _bytes_of_result(c) * processors / _BYTES
+        work = max(work, after) if results <= _OVERLAPPING else work + after
+    rounds = -(-blocks * parts // processors)
     total = _LAUNCH + rounds * (work + _START + (_GATHER if tile.slices > 1 else 0.0))
     if parts > 1:
-        results = c.extent((*c.z, *c.m, *c.n)) * register_of(c.dtype).bytes
-        total += _AGAIN + 2 * parts * results / _BYTES
+        sums = c.extent((*c.z, *c.m, *c.n)) * register_of(c.dtype).bytes
+        total += _AGAIN + 2 * parts * sums / _BYTES
     return total
+
+
+def _bytes_of_result(c: Contraction) -> int:
+    """Bytes that the epilogue reads and writes at each result."""
+    own = frozenset((*c.m, *c.n))
+    read = {
+        x.param: x.dtype.itemsize
+        for x in walk([s.value for s in c.stores])
+        if isinstance(x, Load) and x is not c.result and own <= free_ranges(x)
+    }
+    return sum(read.values()) + sum(s.param.dtype.itemsize for s in c.stores)

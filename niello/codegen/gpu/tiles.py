@@ -23,12 +23,17 @@ from niello.codegen.gpu.flat import Flat, Rewriter, flatten
 from niello.codegen.gpu.registers import Reg, register_of
 from niello.codegen.gpu.staging import TID, RegisterStaging, Side, group_of, spread
 from niello.codegen.gpu.target import GpuTarget
-from niello.codegen.gpu.tile_choice import Tile, buffers_for, choose, register_tiles
+from niello.codegen.gpu.tile_choice import (
+    REGISTER_RATE,
+    Tile,
+    buffers_for,
+    choose,
+    register_tiles,
+)
 from niello.core.nodes import walk
 from niello.kernel.ir import Expr, Load, Store, free_ranges
 
 _BAND = 8  # rows of blocks that run together, so that they share what they read
-_RATE = 128.0  # multiplications of a processor in a cycle
 
 
 class BlockTiles(ABC):
@@ -111,6 +116,16 @@ class BlockTiles(ABC):
         sums = self.sums(base)
         self.multiply(base, sums, start, stop)
         self.finish(base, sums)
+        self._keep_apart()
+
+    def _keep_apart(self) -> None:
+        """Keep blocks that are about one for each processor from sharing one, as they do where
+        another kernel still runs on its neighbours: the last would finish twice as late."""
+        processors = self.target.fill // 2048
+        used = sum(-(-reg.bytes * n // 16) * 16 for reg, n in self.shared.values())
+        missing = self.target.alone_bytes - used
+        if missing > 0 and processors // 2 < self.blocks <= processors:
+            self.shared[self.em.name("room")] = (Reg.U32, missing // 4)
 
     def _position(self, scope: Scope, block: str) -> tuple[str, str, Val]:
         """Row and column of a block, and its batch. Blocks go down bands of rows."""
@@ -246,7 +261,7 @@ class RegisterTiles(BlockTiles):
     @classmethod
     def plan(cls, c: Contraction, target: GpuTarget) -> tuple[Tile, int]:
         """The tile for a contraction, and into how many parts of k to cut it."""
-        return choose(c, target, register_tiles(c, target), _RATE)
+        return choose(c, target, register_tiles(c, target), REGISTER_RATE)
 
     def describe(self) -> str:
         """For the dump."""

@@ -15,21 +15,19 @@ from niello.codegen.gpu.expressions import Emitter
 from niello.codegen.gpu.registers import Reg
 from niello.codegen.gpu.staging import TID, Side, Staging
 from niello.codegen.gpu.target import GpuTarget
-from niello.codegen.gpu.tile_choice import TENSOR_TILES, Tile, choose
+from niello.codegen.gpu.tile_choice import TENSOR_RATE, TENSOR_TILES, Tile, choose
 from niello.codegen.gpu.tiles import BlockTiles
 from niello.core.dtypes import DType, float32
 from niello.kernel.ir import Cast, Const, Expr, Fn, Load, cast, const, free_ranges, substitute
 
-_RATE = 1024.0  # multiplications of a processor in a cycle
-_PIECE = 16  # points of k of one multiplication, and rows
+PIECE = 16  # points of k of one multiplication, and rows
 _CHUNK = 8  # elements of an access of 16 bytes
 _MOST_STAGES = 4  # steps in shared memory: one that is multiplied, others on their way
 _LEAST = 16  # points along each side that are worth tensor cores
 # Functions of halves, computed in float32, whose results are halves again.
 _EXACT = frozenset(("where", "max", "min", "neg", "abs"))
 
-# Names of the registers of A's pieces and of B's, four each.
-Pieces = tuple[list[list[str]], list[list[str]]]
+Fours = list[list[str]]  # names of the registers of pieces, four each
 
 
 def half_of(expr: Expr) -> DType | None:
@@ -55,21 +53,75 @@ def _as_half(expr: Expr, dtype: DType) -> Expr:
     return cast(expr, dtype)
 
 
-class TensorTiles(BlockTiles):
-    """The inner tile on tensor cores."""
+class WarpTiles(BlockTiles):
+    """What tiles on tensor cores have in common: warps, and the pieces that they multiply."""
+
+    def __init__(self, em: Emitter, c: Contraction, target: GpuTarget, tile: Tile) -> None:
+        super().__init__(em, c, target, tile)
+        self.threads = 32 * tile.threads
+        self.warp_rows, self.warp_columns = tile.per_thread
+        self.row_count = self.warp_rows // 8
+        self.column_count, self.column_group = self.warp_columns // 4, 2
+
+    def row_at(self, i: int) -> str:
+        piece, high = divmod(i, 2)
+        return f"{self._warp_row()} + {piece * 16 + high * 8} + {TID} % 32 / 4"
+
+    def column_at(self, j: int) -> str:
+        return f"{self._warp_column()} + {j // 2 * 8 + j % 2} + {TID} % 4 * 2"
+
+    def _warp_row(self) -> str:
+        return f"{TID} / {32 * self.tile.along} * {self.warp_rows}"
+
+    def _warp_column(self) -> str:
+        return f"{TID} / 32 % {self.tile.along} * {self.warp_columns}"
+
+    # --- pieces
+    def registers(self, scope: Scope, side: int) -> Fours:
+        """Registers for the pieces of an operand (0: A, 1: B) at sixteen points of k."""
+        count = (self.warp_rows, self.warp_columns)[side] // 16
+        return [
+            [self.em.variable(scope, Reg.U32, "0u", "f").text for _ in range(4)]
+            for _ in range(count)
+        ]
+
+    def read_into(
+        self, scope: Scope, held: Fours, source: HalfStaging, side: int, k: int, buffer: str
+    ) -> None:
+        """Read the pieces of an operand at k of a step from shared memory."""
+        first = (self._warp_row, self._warp_column)[side]()
+        for n, names in enumerate(held):
+            source.read(scope, names, f"{first} + {16 * n}", k, buffer, k_first=side == 1)
+
+    def read(self, scope: Scope, source: HalfStaging, side: int, k: int, buffer: str) -> Fours:
+        """The same, into registers of its own."""
+        held = self.registers(scope, side)
+        self.read_into(scope, held, source, side, k, buffer)
+        return held
+
+    def products(
+        self, scope: Scope, sums: list[list[Val]], held: tuple[Fours, Fours], half: str
+    ) -> None:
+        """Add the products of pieces to the sums."""
+        columns = [part for four in held[1] for part in (four[:2], four[2:])]
+        for i, x in enumerate(held[0]):
+            for j, y in enumerate(columns):
+                totals = [sums[2 * i + high][2 * j + low].text for high in (0, 1) for low in (0, 1)]
+                words = ", ".join([*totals, *x, *y])
+                scope.block.add(f"nl_mma_{half}({words});")
+
+
+class TensorTiles(WarpTiles):
+    """The inner tile on tensor cores, for factors of half types."""
 
     def __init__(self, em: Emitter, c: Contraction, target: GpuTarget) -> None:
         super().__init__(em, c, target, self.plan(c, target)[0])
-        tile = self.tile
         half = half_of(c.a)
         assert half is not None
         self.half = half
-        self.threads = 32 * tile.threads
-        self.warp_rows, self.warp_columns = tile.per_thread
+        tile = self.tile
         held = tile.rows * tile.columns // self.threads  # sums of a thread
         self.resident = 1 if held * self.threads > 1 << 14 else 2
-        self.row_count = self.warp_rows // 8
-        self.column_count, self.column_group = self.warp_columns // 4, 2
 
     @classmethod
     def refusal(cls, c: Contraction, target: GpuTarget) -> str:
@@ -84,20 +136,11 @@ class TensorTiles(BlockTiles):
     @classmethod
     def plan(cls, c: Contraction, target: GpuTarget) -> tuple[Tile, int]:
         """The tile for a contraction, and into how many parts of k to cut it."""
-        return choose(c, target, TENSOR_TILES, _RATE)
+        return choose(c, target, TENSOR_TILES, TENSOR_RATE)
 
     def describe(self) -> str:
         """For the dump."""
         return f"tensor tiles {super().describe()}, {self.half.name}"
-
-    def row_at(self, i: int) -> str:
-        piece, high = divmod(i, 2)
-        warp = f"{TID} / {32 * self.tile.along} * {self.warp_rows}"
-        return f"{warp} + {piece * 16 + high * 8} + {TID} % 32 / 4"
-
-    def column_at(self, j: int) -> str:
-        warp = f"{TID} / 32 % {self.tile.along} * {self.warp_columns}"
-        return f"{warp} + {j // 2 * 8 + j % 2} + {TID} % 4 * 2"
 
     # --- the loop over k
     def multiply(self, scope: Scope, sums: list[list[Val]], start: str, stop: str) -> None:
@@ -151,7 +194,7 @@ class TensorTiles(BlockTiles):
             x.copy(ahead, following.text, stop, free)
         loop.block.close(f"if ({name} + {far} < {stop}) {{", ahead.block)
         loop.block.add("nl_copies_close();")
-        pieces = step // _PIECE
+        pieces = step // PIECE
         for n in range(pieces):
             if n == pieces - 1:
                 for line in ready:
@@ -159,7 +202,7 @@ class TensorTiles(BlockTiles):
                 loop.block.add(f"{free} = {now};")
                 text = dialect.select(f"({now} == {stages - 1})", "0", f"{now} + 1")
                 loop.block.add(f"{now} = {text};")
-            self._read(loop, held[(n + 1) % 2], both, (n + 1) % pieces * _PIECE, now)
+            self._read(loop, held[(n + 1) % 2], both, (n + 1) % pieces * PIECE, now)
             self._multiply(loop, sums, held[n % 2])
         scope.block.close(dialect.loop(name, start, stop, str(step)), loop.block)
 
@@ -192,7 +235,7 @@ class TensorTiles(BlockTiles):
             x.bring(ahead, following.text, stop, registers, f"(1 - {now})")
         loop.block.close(more, ahead.block)
         pieces = self._pieces(loop)
-        for point in range(0, step, _PIECE):
+        for point in range(0, step, PIECE):
             self._read(loop, pieces, both, point, now)
             self._multiply(loop, sums, pieces)
         loop.block.add(f"{now} = 1 - {now};")
@@ -203,41 +246,22 @@ class TensorTiles(BlockTiles):
         scope.block.close(dialect.loop(name, start, stop, str(step)), loop.block)
 
     # --- pieces
-    def _pieces(self, scope: Scope) -> Pieces:
-        """Registers for what a warp multiplies at sixteen points of k."""
-
-        def fours(count: int) -> list[list[str]]:
-            return [
-                [self.em.variable(scope, Reg.U32, "0u", "f").text for _ in range(4)]
-                for _ in range(count)
-            ]
-
-        return fours(self.warp_rows // 16), fours(self.warp_columns // 16)
+    def _pieces(self, scope: Scope) -> tuple[Fours, Fours]:
+        return self.registers(scope, 0), self.registers(scope, 1)
 
     def _read(
         self,
         scope: Scope,
-        held: Pieces,
+        held: tuple[Fours, Fours],
         both: tuple[HalfStaging, HalfStaging],
         k: int,
         buffer: str,
     ) -> None:
-        """Read the pieces at k of a step from shared memory."""
-        warp_row = f"{TID} / {32 * self.tile.along} * {self.warp_rows}"
-        warp_column = f"{TID} / 32 % {self.tile.along} * {self.warp_columns}"
-        for n, names in enumerate(held[0]):
-            both[0].read(scope, names, f"{warp_row} + {16 * n}", k, buffer, k_first=False)
-        for n, names in enumerate(held[1]):
-            both[1].read(scope, names, f"{warp_column} + {16 * n}", k, buffer, k_first=True)
+        for side, source in enumerate(both):
+            self.read_into(scope, held[side], source, side, k, buffer)
 
-    def _multiply(self, scope: Scope, sums: list[list[Val]], held: Pieces) -> None:
-        """Add the products of pieces to the sums."""
-        columns = [half for four in held[1] for half in (four[:2], four[2:])]
-        for i, x in enumerate(held[0]):
-            for j, y in enumerate(columns):
-                totals = [sums[2 * i + high][2 * j + low].text for high in (0, 1) for low in (0, 1)]
-                words = ", ".join([*totals, *x, *y])
-                scope.block.add(f"nl_mma_{self.half.name}({words});")
+    def _multiply(self, scope: Scope, sums: list[list[Val]], held: tuple[Fours, Fours]) -> None:
+        self.products(scope, sums, held, self.half.name)
 
 
 class HalfStaging(Staging):
@@ -248,15 +272,25 @@ class HalfStaging(Staging):
     """
 
     widths = (8, 4, 2)
+    held_in = Reg.U32  # elements on their way
+    may_copy = True  # elements that memory holds as they are wanted
 
-    def __init__(self, owner: TensorTiles, side: Side) -> None:
+    def __init__(self, owner: WarpTiles, side: Side) -> None:
         em = owner.em
-        super().__init__(em, owner.c, owner.z, side, owner.tile.step, owner.threads, Reg.U32)
+        super().__init__(em, owner.c, owner.z, side, owner.tile.step, owner.threads, self.held_in)
         self.inner = self.step if self.along_k else side.size
-        self.elements = side.size * self.step
+        # Rows of a power of two have their chunks turned, others begin in another bank.
+        self.turns_chunks = self.inner & (self.inner - 1) == 0
+        self.pitch = self.inner if self.turns_chunks else self.inner + _CHUNK
+        self.elements = self.pitch * (side.size * self.step // self.inner)
         self.array = em.name(f"tile{em.stage}_")
         load = self.expr
-        self.direct = isinstance(load, Load) and self.width == _CHUNK and self._one_access(load)
+        self.direct = (
+            self.may_copy
+            and isinstance(load, Load)
+            and self.width == _CHUNK
+            and self._one_access(load)
+        )
 
     def _one_access(self, load: Load) -> bool:
         axis = self.k.lane if self.along_k else self.own.lane
@@ -267,11 +301,13 @@ class HalfStaging(Staging):
 
     def _at(self, row: str, element: str) -> str:
         """The place of an element of a row, both given as bracketed text."""
+        if not self.turns_chunks:
+            return f"{row} * {self.pitch} + {element}"
         chunks = self.inner // _CHUNK
-        turn = f"({row} & 7)" if chunks >= 8 else f"({row} / 2 & {chunks - 1})"
+        turn = f"({row} & 7)" if chunks >= 8 else f"({row} / {8 // chunks} & {chunks - 1})"
         return f"{row} * {self.inner} + ({element} / 8 ^ {turn}) * 8 + {element} % 8"
 
-    def _target(self, n: int, buffer: str) -> str:
+    def target(self, n: int, buffer: str) -> str:
         """The element of the array at which a thread's n-th chunk begins."""
         row, point = self.place(n)
         rows = (
@@ -296,7 +332,7 @@ class HalfStaging(Staging):
                 tests.append(em.value(load.gate, base).text)
             there = em.dialect.all_of(tests) if tests else "true"
             line = (
-                f"nl_copy_16({self.array} + ({self._target(n, buffer)}) / 2, "
+                f"nl_copy_16({self.array} + ({self.target(n, buffer)}) / 2, "
                 f"b{load.param.slot}, {at}, {there});"
             )
             exists = self.exists(n)
@@ -312,22 +348,25 @@ class HalfStaging(Staging):
     def leave(self, scope: Scope, held: list[list[Val]], buffer: str) -> None:
         """Write elements that came through registers to shared memory."""
         for n, line in enumerate(held):
-            at = self._target(n, buffer)
-            words = [
-                f"({a.text} & 0xffff) | ({b.text} << 16)"
-                for a, b in zip(line[::2], line[1::2], strict=False)
-            ]
-            place = f"{self.array} + ({at}) / 2"
-            if self.width == 1:
-                lines = [f"nl_put_half({self.array}, {at}, {line[0].text});"]
-            elif self.width == 2:
-                lines = [f"*({place}) = {words[0]};"]
-            else:
-                name, kind = self.em.name("w"), f"uint{len(words)}"
-                lines = [f"const {kind} {name} = {{{', '.join(words)}}};"]
-                lines.append(f"*({kind}*)({place}) = {name};")
+            words = [line[0].text]
+            if self.width > 1:
+                words = [
+                    f"({a.text} & 0xffff) | ({b.text} << 16)"
+                    for a, b in zip(line[::2], line[1::2], strict=True)
+                ]
             exists = self.exists(n)
+            lines = self.put(self.target(n, buffer), words)
             self.em.under([exists] if exists is not None else [], lines, scope)
+
+    def put(self, at: str, words: list[str]) -> list[str]:
+        """Lines that write a chunk, two elements a word, from element `at` on."""
+        if self.width == 1:
+            return [f"nl_put_half({self.array}, {at}, {words[0]});"]
+        place = f"{self.array} + ({at}) / 2"
+        if len(words) == 1:
+            return [f"*({place}) = {words[0]};"]
+        name, kind = self.em.name("w"), f"uint{len(words)}"
+        return [f"const {kind} {name} = {{{', '.join(words)}}};", f"*({kind}*)({place}) = {name};"]
 
     def read(
         self, scope: Scope, names: list[str], first: str, k: int, buffer: str, *, k_first: bool

@@ -10,6 +10,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+from niello.frontends.coreml.custom import CustomLayer, Implementation, custom_layer
 from niello.frontends.coreml.model import Imported, Model
 from niello.frontends.coreml.reader import Source
 
@@ -19,15 +20,18 @@ def load(
     *,
     inputs: Mapping[str, Any] | None = None,
     function: str | None = None,
+    custom: Mapping[str, Implementation] | None = None,
 ) -> Model:
     """Read a Core ML model: a path, the bytes of a .mlmodel file, or a Model message.
 
     `inputs` gives sizes that the model leaves open: a TensorType, a shape, or an array by input
-    name. `function` names one of several functions of an ML program.
+    name. `function` names one of several functions of an ML program. `custom` gives the code of
+    custom layers (and of custom operators) by class: functions of a CustomLayer; `custom_layer`
+    registers one for every model.
 
     Raises FrontendError for files that are no Core ML models or damaged ones, for layers and
-    operators without a translation (all named at once, custom layers among them), and for missing
-    weights; FeedError for unknown or mistyped `inputs`.
+    operators without a translation (all named at once, custom layers without code among them), and
+    for missing weights; FeedError for unknown or mistyped `inputs`.
 
     Example:
         >>> from coremltools.proto import Model_pb2
@@ -42,7 +46,7 @@ def load(
         >>> load(spec).run({"x": [-1.0, 0.0, 2.0]})["y"].numpy()
         array([0., 0., 2.], dtype=float32)
     """
-    return Model(Source(model), inputs or {}, function=function)
+    return Model(Source(model, custom), inputs or {}, function=function)
 
 
-__all__ = ["Imported", "Model", "load"]
+__all__ = ["CustomLayer", "Imported", "Model", "custom_layer", "load"]

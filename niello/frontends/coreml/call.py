@@ -67,6 +67,8 @@ class Layer(Call):
         self.inputs = list(inputs)
         self.network = network
         self.scope: dict[str, Value] = {}
+        self.rest: Sequence[Any] = ()  # the layers behind this one
+        self.stopped = False  # whether those are not to be translated
 
     def value(self, i: int = 0) -> Value:
         """Input i, which must be there."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -35,8 +35,12 @@ def check(source: Source, network: Any) -> None:
         found = str(message.WhichOneof("layer"))
         return f"custom:{message.custom.className}" if found == "custom" else found
 
-    found = ((kind(m), m.name) for m in all_layers(network))
-    check_supported(source, found, LAYERS.__contains__, "layers")
+    def known(name: str) -> bool:
+        if name.startswith("custom:"):
+            return name.removeprefix("custom:") in source.custom
+        return name in LAYERS
+
+    check_supported(source, ((kind(m), m.name) for m in all_layers(network)), known, "layers")
 
 
 class Network:
@@ -51,19 +55,22 @@ class Network:
     def build(self, values: Mapping[str, Value]) -> dict[str, Value]:
         """All values by name, from those of the inputs."""
         found = dict(values)
-        self.run(self.network, found)
+        self.run(self.network.layers, found)
         return found
 
-    def run(self, network: Any, values: dict[str, Value]) -> None:
-        """Translate the layers of a network, noting their outputs in `values`."""
-        for message in network.layers:
+    def run(self, layers: Sequence[Any], values: dict[str, Value]) -> bool:
+        """Translate layers, noting their outputs in `values`; whether one ended them early."""
+        for i, message in enumerate(layers):
             inputs = [self._wanted(n, values, message) for n in message.input]
             call = Layer(self.builder, message, inputs, self)
-            call.scope = values
+            call.scope, call.rest = values, layers[i + 1 :]
             outputs = self._translated(call)
             if len(outputs) < len(message.output):
                 raise call.refuse(f"has {len(outputs)} outputs", f"{len(message.output)} names")
             values.update(zip(message.output, outputs, strict=False))
+            if call.stopped:
+                return True
+        return False
 
     def _wanted(self, name: str, values: Mapping[str, Value], message: Any) -> Value:
         if name not in values:

@@ -13,6 +13,7 @@ from niello.frontends.coreml.blobs import Blobs, dims, numpy_dtype, type_name, v
 from niello.frontends.coreml.builder import Builder, Value, foldable
 from niello.frontends.coreml.network import guarded
 from niello.frontends.coreml.operation import Op
+from niello.frontends.coreml.operators.custom import CUSTOM
 from niello.frontends.coreml.reader import Source, check_supported
 from niello.frontends.coreml.registry import OPERATORS
 
@@ -48,7 +49,7 @@ def check_program(source: Source, program: Any) -> None:
         for function in program.functions.values()
         for o in all_operations(block_of(function))
     )
-    known = {*OPERATORS, *STRUCTURAL}
+    known = {*OPERATORS, *STRUCTURAL, *source.custom}
     check_supported(source, found, known.__contains__, "operators")
 
 
@@ -132,7 +133,7 @@ class Program:
             if name not in inputs and name != "name":
                 inputs[name] = value_of(attribute, self.blobs)
         call = Op(self.builder, message, inputs, self, values)
-        translation = OPERATORS[message.type]
+        translation = OPERATORS.get(message.type, CUSTOM)
         held = [v for v in inputs.values() if not _is_text(v)]
         fold = translation.fold and foldable(held)
         found = guarded(call, translation.translate, fold, held)

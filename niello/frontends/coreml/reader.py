@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import niello as nl
+from niello.frontends.coreml.custom import Implementation, implementations
 from niello.frontends.coreml.messages import new_model
 
 # A protobuf holds at most 2 GiB.
@@ -20,8 +21,13 @@ _MANIFEST = "Manifest.json"
 class Source:
     """A Core ML model: its Model message, the folder with its weights, and a name for errors."""
 
-    def __init__(self, model: str | os.PathLike[str] | bytes | Any) -> None:
+    def __init__(
+        self,
+        model: str | os.PathLike[str] | bytes | Any,
+        custom: Mapping[str, Implementation] | None = None,
+    ) -> None:
         self.folder: Path | None = None
+        self.custom = implementations(custom)
         if isinstance(model, (bytes, bytearray, memoryview)):
             self.name = "given as bytes"
             self.spec = self._parsed(bytes(model))
@@ -124,7 +130,8 @@ def check_supported(
         f"Core ML model {source.name}",
         f"Niello has no translation of these {what}: {listed}",
         advice=(
-            "Custom layers are code outside of the file: replace them in the model"
+            "The code of custom layers is outside of the file: give it with "
+            "load(..., custom={class_name: function}) or niello.frontends.coreml.custom_layer"
             if any(kind.startswith("custom") for kind in counts)
             else "Replace them in the model"
         ),

@@ -70,6 +70,20 @@ def weights(params: Any, shape: Sequence[int]) -> np.ndarray:
     return found.reshape(shape)
 
 
+def flat_weights(params: Any) -> np.ndarray:
+    """The weights of a message without a shape, in one line: as many as it holds.
+
+    Those with one scale for each row need their shape, and cannot be read so.
+    """
+    if params.int8RawValue:
+        count = len(params.int8RawValue)
+    elif params.rawValue:
+        count = len(params.rawValue) * 8 // max(1, int(params.quantization.numberOfBits))
+    else:
+        count = len(params.floatValue) or len(params.float16Value) // 2
+    return weights(params, (count,))
+
+
 def _scaled(raw: np.ndarray, quantization: Any, shape: Sequence[int], count: int) -> np.ndarray:
     """raw * scale + bias."""
     if raw.size != count:

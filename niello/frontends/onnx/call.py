@@ -13,6 +13,9 @@ from niello.frontends.onnx.values import EmptyOptional, Value, dtype_of, show
 if TYPE_CHECKING:
     from niello.frontends.onnx.importer import Importer, Scope
 
+# Begins the names of what is computed ahead.
+AHEAD = "\0"
+
 
 class Call:
     """A node being translated: attributes, and inputs as tensors, arrays or shapes.
@@ -129,6 +132,13 @@ class Call:
             )
         return tuple(d for d in found if d is not None)
 
+    def spatial(self, value: Value) -> tuple[int, ...]:
+        """The sizes of a value [N, C, ...] from the third axis on; the first two may be open."""
+        found = getattr(value, "shape", None)
+        if isinstance(value, nl.Tensor) and found is not None and None not in found[2:]:
+            return tuple(d for d in found[2:] if d is not None)
+        return self.sizes(value)[2:]
+
     def rank(self, i: int) -> int:
         """The number of dimensions of input i."""
         found = self.value(i)
@@ -201,6 +211,16 @@ class Call:
         if not code and default is not None:
             return default
         return dtype_of(code)
+
+    # --- what a graph computed ahead of a node that runs on the host
+    def ahead_name(self, name: str) -> str:
+        """The name, which no value of a model has, of something that was computed ahead."""
+        return f"{AHEAD}{self.node.output[0]}/{name}"
+
+    def ahead(self, name: str) -> np.ndarray | None:
+        """What was computed ahead, or None."""
+        found = self.scope.find(self.ahead_name(name))
+        return found if isinstance(found, np.ndarray) else None
 
     # --- results
     def expanded(self) -> Any:

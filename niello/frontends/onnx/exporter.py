@@ -152,7 +152,8 @@ class _Exporter:
                 return
             except Unwritable as error:
                 problem = str(error)
-        if o.op.has_decompose() and all(t.type.is_static for t in o.inputs):
+        made = o.op.bare() is not None  # its own results are among its inputs
+        if made or (o.op.has_decompose() and all(t.type.is_static for t in o.inputs)):
             self.decomposed(o, label)
         else:
             self.unwritable.setdefault(o.op.name, []).append(label)

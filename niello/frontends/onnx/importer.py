@@ -59,10 +59,17 @@ class Stop:
 class Cut(Exception):
     """The graph must end here; see Stop."""
 
-    def __init__(self, names: frozenset[str] = frozenset(), *, host: bool = False) -> None:
+    def __init__(
+        self,
+        names: frozenset[str] = frozenset(),
+        *,
+        host: bool = False,
+        ahead: Mapping[str, nl.Tensor] | None = None,
+    ) -> None:
         super().__init__()
         self.names = names
         self.host = host
+        self.ahead = dict(ahead or {})  # what the host takes beside the node's inputs
 
 
 def names_used(graph: Any, start: int) -> set[str]:
@@ -147,7 +154,8 @@ class Importer:
                 node = graph.node[index] if cut.host else None
                 stop = Stop(index, node, cut.names)
                 wanted = names_used(graph, index)
-                return {n: scope.values[n] for n in wanted if self._lives(n, scope)}, stop
+                live = {n: scope.values[n] for n in wanted if self._lives(n, scope)}
+                return live | cut.ahead, stop
         outputs = {o.name: self._wanted(o.name, scope, "the graph's output") for o in graph.output}
         return outputs, None
 
@@ -238,7 +246,7 @@ class Importer:
         try:
             with self._scope_name(call):
                 if translation.host:
-                    call.inputs = self._known_inputs(call)
+                    call.inputs = self._known_inputs(call, translation)
                 found = self._folded(translation, call) if fold else translation.translate(call)
         except nl.errors.FrontendError:
             raise
@@ -346,14 +354,15 @@ class Importer:
     def _may_cut(self, call: Call) -> bool:
         return self.cuts and call.scope is self._main and not self._folding
 
-    def _known_inputs(self, call: Call) -> list[Value | None]:
+    def _known_inputs(self, call: Call, translation: registry.Translation) -> list[Value | None]:
         """The inputs of a node that runs on the host."""
         try:
             return [self._host(v, call) for v in call.inputs]
         except NeedsValue:
-            if self._may_cut(call):
-                raise Cut(host=True) from None
-            raise
+            if not self._may_cut(call):
+                raise
+        made = translation.ahead(call) if translation.ahead is not None else None
+        raise Cut(host=True, ahead={call.ahead_name(n): t for n, t in (made or {}).items()})
 
     def _host(self, value: Value | None, call: Call) -> Value | None:
         if isinstance(value, nl.Tensor):

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 import niello as nl
+from niello.frontends.onnx.call import AHEAD
 from niello.frontends.onnx.reader import Source
 from niello.frontends.onnx.signature import Input, inputs_of
 from niello.frontends.onnx.stage import Imported, Stage, on_cpu
@@ -96,6 +97,7 @@ class Model:
             values = {n: on_cpu(v) for n, v in found.items() if n not in imported.rest.known}
             if imported.stop.node is not None:
                 values |= imported.rest.host(imported.stop, values)
+                values = {n: v for n, v in values.items() if not n.startswith(AHEAD)}
             stage = imported.rest
 
     def compile(

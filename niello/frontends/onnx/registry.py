@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from niello.frontends.onnx.call import Call
 
 Translate = Callable[["Call"], Any]
+Ahead = Callable[["Call"], Any]
 F = TypeVar("F", bound=Translate)
 
 MICROSOFT = "com.microsoft"
@@ -20,20 +21,27 @@ class Translation:
     """How an operator is translated, from opset `since` of its domain on.
 
     `host`: runs while importing, on inputs whose values are known (shapes or strings depend on
-    them). `fold`: may be evaluated while importing when its inputs are known.
+    them). `fold`: may be evaluated while importing when its inputs are known. `ahead`: of what runs
+    on the host, the part that a graph can compute before: tensors by name (Call.ahead), or None.
     """
 
     translate: Translate
     since: int
     host: bool = False
     fold: bool = True
+    ahead: Ahead | None = None
 
 
 _translations: dict[tuple[str, str], list[Translation]] = {}
 
 
 def translates(
-    *names: str, since: int = 1, domain: str = "", host: bool = False, fold: bool = True
+    *names: str,
+    since: int = 1,
+    domain: str = "",
+    host: bool = False,
+    fold: bool = True,
+    ahead: Ahead | None = None,
 ) -> Callable[[F], F]:
     """Decorator: the function translates these operators, from opset `since` on."""
 
@@ -42,7 +50,7 @@ def translates(
             known = _translations.setdefault((domain, name), [])
             if any(t.since == since for t in known):
                 raise AssertionError(f"two translations of {domain}:{name} since {since}")
-            known.append(Translation(f, since, host, fold))
+            known.append(Translation(f, since, host, fold, ahead))
             known.sort(key=lambda t: t.since)
         return f
 

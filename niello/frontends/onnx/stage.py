@@ -117,6 +117,7 @@ class Stage:
         signature = tuple((name, _type_key(v)) for name, v in values.items())
         with self._lock:
             demanded = self._demanded.get(signature, self._first)
+            self._check_values(demanded, values)
             while True:
                 key = (signature, tuple((n, _value_key(values.get(n))) for n in sorted(demanded)))
                 found = self._imports.get(key)
@@ -138,12 +139,15 @@ class Stage:
     def _check_demand(
         self, needed: NeedsValue, values: Mapping[str, Any], demanded: frozenset[str]
     ) -> None:
-        for name in sorted(needed.names):
-            if name in demanded or not _has_value(values[name]):
+        self._check_values(needed.names, {n: v for n, v in values.items() if n not in demanded})
+
+    def _check_values(self, names: frozenset[str], values: Mapping[str, Any]) -> None:
+        for name in sorted(names):
+            if not _has_value(values.get(name)):
                 raise nl.errors.FrontendError(
                     f"ONNX model {self.source.name}",
                     f"a shape depends on the value of input {name!r}, which is not given",
-                    received=repr(values[name]),
+                    received=repr(values.get(name)),
                     advice=f"Give it: load(..., inputs={{{name!r}: array}}), or run the model",
                     tensor=name,
                 )

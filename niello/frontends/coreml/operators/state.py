@@ -1,14 +1,9 @@
-"""States, random numbers, and conditions."""
+"""States and random numbers."""
 
 from __future__ import annotations
 
-from typing import Any
-
-import numpy as np
-
 import niello as nl
 from niello.frontends.coreml.blobs import numpy_dtype, type_name
-from niello.frontends.coreml.builder import Unknown
 from niello.frontends.coreml.layers.random import bernoulli, categorical, normal, uniform
 from niello.frontends.coreml.operation import Op
 from niello.frontends.coreml.registry import operator
@@ -63,58 +58,3 @@ def random_categorical(at: Op) -> nl.Tensor:
     x = at.tensor()
     logits = x if at.text("mode", "logits") == "logits" else nl.log(x)
     return _float(at, categorical(logits, at.integer("size", 1), at.integer("seed", -1)))
-
-
-@operator("cond", fold=False)
-def cond(at: Op) -> Any:
-    """The outputs of one of two blocks."""
-    blocks = at.message.blocks
-    try:
-        chosen = bool(np.all(at.builder.array(at.value("pred"))))
-    except Unknown:
-        chosen = None
-    if chosen is not None:
-        return _inside(at, blocks[0 if chosen else 1])
-
-    def side(block: Any) -> Any:
-        def build() -> list[nl.Tensor]:
-            with at.builder.region():
-                return [at.builder.tensor(v) for v in _inside(at, block)]
-
-        return build
-
-    predicate = nl.reshape(nl.cast(at.tensor("pred"), nl.bool_), ())
-    found = nl.if_(predicate, side(blocks[0]), side(blocks[1]))
-    return tuple(found) if isinstance(found, (list, tuple)) else (found,)
-
-
-def _inside(at: Op, block: Any) -> tuple[Any, ...]:
-    scope = dict(at.scope)
-    at.program.block(block, scope)
-    return tuple(scope[name] for name in block.outputs)
-
-
-@operator("while_loop", fold=False)
-def while_loop(at: Op) -> Any:
-    """Loop variables, changed by a body block as long as a condition block holds."""
-    given = at.value("loop_vars")
-    initial = [at.builder.tensor(v) for v in (given if isinstance(given, tuple) else (given,))]
-    condition, body = at.message.blocks
-
-    def run(block: Any, values: Any) -> list[nl.Tensor]:
-        with at.builder.region():
-            scope = dict(at.scope)
-            scope.update((i.name, v) for i, v in zip(block.inputs, values, strict=True))
-            at.program.block(block, scope)
-            return [at.builder.tensor(scope[name]) for name in block.outputs]
-
-    def holds(*values: Any) -> nl.Tensor:
-        flat = values[0] if len(values) == 1 and isinstance(values[0], (list, tuple)) else values
-        return nl.reshape(run(condition, flat)[0], ())
-
-    def step(*values: Any) -> list[nl.Tensor]:
-        flat = values[0] if len(values) == 1 and isinstance(values[0], (list, tuple)) else values
-        return run(body, flat)
-
-    found = nl.while_(initial, holds, step)
-    return tuple(found) if isinstance(found, (list, tuple)) else (found,)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 import niello as nl
 from niello.frontends.coreml.layers.convolution import (
     Pairs,
@@ -14,6 +16,7 @@ from niello.frontends.coreml.layers.convolution import (
 )
 from niello.frontends.coreml.layers.pooling import complete, pooled
 from niello.frontends.coreml.operation import Op
+from niello.frontends.coreml.operators.compression import along
 from niello.frontends.coreml.registry import operator
 
 
@@ -29,13 +32,33 @@ def _padding(at: Op, kernel: Any, strides: Any, dilations: Any) -> Pairs:
 @operator("conv", fold=False)
 def conv(at: Op) -> nl.Tensor:
     """Convolution over one to three spatial axes, channels first."""
+    return _convolved(at, at.tensor("weight"))
+
+
+@operator("conv_quantized", fold=False)
+def conv_quantized(at: Op) -> nl.Tensor:
+    """Convolution whose weights are integers: times a scale plus a bias, of all or each channel."""
+    kind = at.text("quantization_type", "linear")
+    if kind != "linear":
+        raise at.refuse(
+            "weights by a lookup table need a table, which the operator has no input for",
+            repr(kind),
+            "Use constexpr_lut_to_dense and conv",
+        )
+    raw = at.array("weight").astype(np.float32)
+    scale, bias = (at.array(n).reshape(-1) for n in ("quant_scale", "quant_bias"))
+    rows = [along(v if v.size > 1 else v.reshape(()), 0, raw.ndim) for v in (scale, bias)]
+    return _convolved(at, at.constant(raw * rows[0] + rows[1], scale.dtype))
+
+
+def _convolved(at: Op, weight: nl.Tensor) -> nl.Tensor:
     kernel = at.shape("weight")[2:]
     ones = [1] * len(kernel)
     strides, dilations = at.ints("strides", ones), at.ints("dilations", ones)
     padding = _padding(at, kernel, strides, dilations)
     groups = at.integer("groups", 1)
-    y = convolve(at.tensor(), at.tensor("weight"), padding, strides, dilations, groups)
-    return with_bias(y, at.tensor("bias")) if at.has("bias") else y
+    y = convolve(at.tensor(), weight, padding, strides, dilations, groups)
+    return with_bias(y, nl.cast(at.tensor("bias"), y.dtype)) if at.has("bias") else y
 
 
 @operator("conv_transpose", fold=False)

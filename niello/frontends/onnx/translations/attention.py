@@ -11,21 +11,21 @@ from niello.frontends.onnx.call import Call
 from niello.frontends.onnx.registry import MICROSOFT, translates
 
 
-def _heads(x: nl.Tensor, number: int) -> nl.Tensor:
+def heads(x: nl.Tensor, number: int) -> nl.Tensor:
     """[batch, length, heads * width] as [batch, heads, length, width]."""
     assert x.shape is not None
     batch, length, _ = x.shape
     return nl.transpose(nl.reshape(x, (batch, length, number, -1)), (0, 2, 1, 3))
 
 
-def _joined(x: nl.Tensor) -> nl.Tensor:
+def joined(x: nl.Tensor) -> nl.Tensor:
     """[batch, heads, length, width] as [batch, length, heads * width]."""
     assert x.shape is not None
     batch, _, length, _ = x.shape
     return nl.reshape(nl.transpose(x, (0, 2, 1, 3)), (batch, length, -1))
 
 
-def _mask(at: Call, i: int, batch: int, total: int) -> nl.Tensor | None:
+def mask_of(at: Call, i: int, batch: int, total: int) -> nl.Tensor | None:
     """What a mask in any of its forms adds to the scores [batch, heads, length, total]."""
     if not at.has(i):
         return None
@@ -48,7 +48,7 @@ def _mask(at: Call, i: int, batch: int, total: int) -> nl.Tensor | None:
     return nl.select(seen, zero, at.constant(np.float32(fill)))
 
 
-def _attended(
+def attended(
     at: Call, query: nl.Tensor, key: nl.Tensor, value: nl.Tensor, mask: nl.Tensor | None, bias: int
 ) -> nl.Tensor:
     """Attention of heads, with the mask, the bias at input `bias`, and causal order if asked."""
@@ -77,14 +77,14 @@ def onnx_attention(at: Call) -> Any:
     query, key, value = (at.tensor(i) for i in range(3))
     flat = at.rank(0) == 3
     if flat:
-        query = _heads(query, at.integer("q_num_heads"))
-        key, value = (_heads(t, at.integer("kv_num_heads")) for t in (key, value))
+        query = heads(query, at.integer("q_num_heads"))
+        key, value = (heads(t, at.integer("kv_num_heads")) for t in (key, value))
     if at.has(4):
         key, value = nl.concat([at.tensor(4), key], 2), nl.concat([at.tensor(5), value], 2)
     mask, causal = _seen(at, at.sizes(query)[2], at.sizes(key)[2])
     scale = at.real("scale", None)
     y = nl.scaled_dot_product_attention(query, key, value, mask, causal=causal, scale=scale)
-    return _joined(y) if flat else y, key, value
+    return joined(y) if flat else y, key, value
 
 
 def _seen(at: Call, length: int, total: int) -> tuple[nl.Tensor | None, bool]:
@@ -154,15 +154,15 @@ def attention(at: Call) -> Any:
     sizes = at.ints("qkv_hidden_sizes", None) or [width // 3] * 3
     projected = nl.matmul(x, weights)
     projected = nl.add(projected, at.tensor(2)) if at.has(2) else projected
-    query, key, value = (_heads(p, number) for p in nl.split(projected, sizes, 2))
+    query, key, value = (heads(p, number) for p in nl.split(projected, sizes, 2))
     if at.integer("do_rotary", 0):
         raise at.refuse("rotary positions inside of Attention are not translated", "do_rotary=1")
     if at.has(4):
         past_key, past_value = (nl.squeeze(p, 0) for p in nl.split(at.tensor(4), 2, 0))
         key = nl.concat([past_key, key], 2)
         value = nl.concat([past_value, value], 2)
-    mask = _mask(at, 3, at.shape(0)[0], at.sizes(key)[2])
-    y = _joined(_attended(at, query, key, value, mask, 5))
+    mask = mask_of(at, 3, at.shape(0)[0], at.sizes(key)[2])
+    y = joined(attended(at, query, key, value, mask, 5))
     return (y, nl.stack([key, value], 0)) if at.wants(1) else y
 
 
@@ -176,12 +176,12 @@ def multi_head_attention(at: Call) -> Any:
         query = nl.add(query, parts[0])
         if not (at.has(1) and at.rank(1) == 4):  # keys in heads came with their bias
             key, value = nl.add(key, parts[1]), nl.add(value, parts[2])
-    query, key, value = (t if t.rank == 4 else _heads(t, number) for t in (query, key, value))
+    query, key, value = (t if t.rank == 4 else heads(t, number) for t in (query, key, value))
     if at.has(6):
         key = nl.concat([at.tensor(6), key], 2)
         value = nl.concat([at.tensor(7), value], 2)
-    mask = _mask(at, 4, at.shape(0)[0], at.sizes(key)[2])
-    return _joined(_attended(at, query, key, value, mask, 5)), key, value
+    mask = mask_of(at, 4, at.shape(0)[0], at.sizes(key)[2])
+    return joined(attended(at, query, key, value, mask, 5)), key, value
 
 
 def _bias_parts(at: Call, query: nl.Tensor, value: nl.Tensor) -> list[nl.Tensor]:

@@ -142,33 +142,3 @@ def nhwc_max_pool(at: Call) -> nl.Tensor:
     rank = at.rank(0)
     x = nl.transpose(at.tensor(0), (0, rank - 1, *range(1, rank - 1)))
     return nl.transpose(pooled_max(at, x), (0, *range(2, rank), 1))
-
-
-@translates("MatMulNBits", domain=MICROSOFT)
-def matmul_nbits(at: Call) -> nl.Tensor:
-    """A product with weights of 2, 4 or 8 bits, in blocks with a scale and zero point each."""
-    rows, inner = at.integer("N"), at.integer("K")
-    bits, block = at.integer("bits", 4), at.integer("block_size")
-    if at.has(4):
-        raise at.refuse("an order of groups (g_idx) is not translated", "g_idx")
-    blocks, each = -(-inner // block), 8 // bits
-    codes = _unpacked(at.array(1).reshape(rows * blocks, -1), bits)[:, :block]
-    scales = at.array(2).reshape(rows, blocks, 1)
-    if not at.has(3):
-        zero: Any = float(1 << (bits - 1))
-    elif at.array(3).dtype == np.uint8:
-        packed = at.array(3).reshape(rows, -(-blocks // each))
-        zero = _unpacked(packed, bits)[:, :blocks].reshape(rows, blocks, 1).astype(np.float32)
-    else:
-        zero = at.array(3).reshape(rows, blocks, 1).astype(np.float32)
-    values = (codes.reshape(rows, blocks, block).astype(np.float32) - zero) * scales
-    weights = values.reshape(rows, blocks * block)[:, :inner].astype(at.dtype(0).numpy)
-    y = nl.matmul(at.tensor(0), at.constant(weights.T))
-    return nl.add(y, at.tensor(5)) if at.has(5) else y
-
-
-def _unpacked(packed: np.ndarray, bits: int) -> np.ndarray:
-    """Small integers from bytes, the lowest bits first."""
-    shifts = np.arange(0, 8, bits)
-    spread = (packed[..., None] >> shifts) & ((1 << bits) - 1)
-    return spread.reshape(*packed.shape[:-1], -1)

@@ -15,6 +15,7 @@ from niello.frontends.onnx.translations.quantization import (
     Scale,
     centred,
     dequantize_linear,
+    qlinear_conv,
     quantize_linear,
 )
 
@@ -91,6 +92,25 @@ def average_pool(at: Call) -> nl.Tensor:
     return _quantized(at, y, 3)
 
 
+@translates("QLinearReduceMean", domain=MICROSOFT)
+def reduce_mean(at: Call) -> nl.Tensor:
+    """Mean over axes."""
+    axes = tuple(at.ints("axes", None) or range(at.rank(0)))
+    y = nl.mean(_real(at, 0), axes, bool(at.integer("keepdims", 1)))
+    return _quantized(at, y, 3)
+
+
+@translates("QLinearConv", domain=MICROSOFT)
+def conv(at: Call) -> nl.Tensor:
+    """A convolution of quantized tensors, channels last where asked."""
+    if not at.integer("channels_last", 0):
+        return qlinear_conv(at)
+    rank = at.rank(0)
+    inputs = [nl.transpose(at.tensor(0), (0, rank - 1, *range(1, rank - 1))), *at.inputs[1:]]
+    y = qlinear_conv(Call(at.importer, at.node, at.version, inputs, at.scope))
+    return nl.transpose(y, (0, *range(2, rank), 1))
+
+
 @translates("QLinearWhere", domain=MICROSOFT)
 def where(at: Call) -> nl.Tensor:
     """Elements of one quantized tensor or another."""
@@ -101,9 +121,13 @@ def where(at: Call) -> nl.Tensor:
 @translates("QGemm", domain=MICROSOFT)
 def qgemm(at: Call) -> nl.Tensor:
     """A product of quantized matrices, left in float32 where no output scale is given."""
-    a, b = centred(at.tensor(0), at.optional(2)), centred(at.tensor(3), at.optional(5))
+    across = bool(at.integer("transB", 0))
+    zero = at.optional(5)
+    if across and zero is not None and zero.rank == 1:
+        zero = nl.expand_dims(zero, -1)  # one for each column of the product
+    a, b = centred(at.tensor(0), at.optional(2)), centred(at.tensor(3), zero)
     a = nl.transpose(a, (1, 0)) if at.integer("transA", 0) else a
-    b = nl.transpose(b, (1, 0)) if at.integer("transB", 0) else b
+    b = nl.transpose(b, (1, 0)) if across else b
     total = nl.matmul(a, b)
     total = nl.add(total, at.tensor(6)) if at.has(6) else total
     scale = nl.multiply(at.tensor(1), at.tensor(4)) * at.real("alpha", 1.0)

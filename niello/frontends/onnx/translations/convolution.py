@@ -83,7 +83,7 @@ def conv(at: Call) -> nl.Tensor:
 
 def convolution(at: Call, x: nl.Tensor, weights: nl.Tensor) -> nl.Tensor:
     """The convolution that a node's attributes describe, of any two tensors."""
-    sizes = at.sizes(x)[2:]
+    sizes = at.spatial(x)
     kernel = at.sizes(weights)[2:]
     strides, dilations = settings(at, len(kernel))
     padding = window_padding(at, sizes, kernel, strides, dilations)
@@ -95,7 +95,7 @@ def conv_transpose(at: Call) -> nl.Tensor:
     """Transposed convolution: the data gradient of a convolution."""
     kernel = at.shape(1)[2:]
     strides, dilations = settings(at, len(kernel))
-    padding = _transposed_padding(at, at.shape(0)[2:], kernel, strides, dilations)
+    padding = _transposed_padding(at, at.spatial(at.value(0)), kernel, strides, dilations)
     y = _transposed(at, at.tensor(0), at.tensor(1), padding, strides, dilations)
     return with_bias(y, at.optional(2))
 

@@ -9,7 +9,9 @@ from typing import Any
 
 import numpy as np
 
+import niello as nl
 from niello.frontends.onnx.call import Call
+from niello.frontends.onnx.evaluate import NeedsValue
 from niello.frontends.onnx.registry import translates
 
 
@@ -44,13 +46,45 @@ def unique(at: Call) -> Any:
     return values, first.astype(np.int64), inverse.astype(np.int64), counts.astype(np.int64)
 
 
-@translates("NonMaxSuppression", host=True)
+def suppressed_ahead(at: Call) -> dict[str, nl.Tensor] | None:
+    """The boxes that stay in the largest result that there may be, and their number."""
+    try:
+        most, overlap, least = _settings(at)
+    except NeedsValue:
+        return None
+    if most <= 0 or at.dtype(1) is not nl.float32:
+        return None
+    found = nl.non_max_suppression(
+        at.tensor(0),
+        at.tensor(1),
+        max_output_boxes_per_class=most,
+        iou_threshold=overlap,
+        score_threshold=least if np.isfinite(least) else None,
+        center_point_box=bool(at.integer("center_point_box", 0)),
+    )
+    return {"indices": found.indices, "number": found.number}
+
+
+def _settings(at: Call) -> tuple[int, float, float]:
+    """The largest number of boxes for each class, and the thresholds of overlap and score."""
+    values = [
+        at.importer.array(at.value(i), at).reshape(()).item() if at.has(i) else default
+        for i, default in ((2, 0), (3, 0.0), (4, -np.inf))
+    ]
+    return int(values[0]), float(values[1]), float(values[2])
+
+
+@translates("NonMaxSuppression", host=True, ahead=suppressed_ahead)
 def non_max_suppression(at: Call) -> Any:
-    """Boxes that overlap no better one by more than a threshold, for each batch and class."""
+    """Boxes that overlap no better one by more than a threshold, for each batch and class.
+
+    In a run the graph before finds them; here is cut off what is none.
+    """
+    indices, number = at.ahead("indices"), at.ahead("number")
+    if indices is not None and number is not None:
+        return np.ascontiguousarray(indices[: int(number.reshape(()))])
+    most, overlap, least = _settings(at)
     boxes, scores = at.array(0), at.array(1)
-    most = int(at.array(2).reshape(())) if at.has(2) else 0
-    overlap = float(at.array(3).reshape(())) if at.has(3) else 0.0
-    least = float(at.array(4).reshape(())) if at.has(4) else -np.inf
     corners = _corners(boxes, bool(at.integer("center_point_box", 0)))
     found = []
     for batch in range(scores.shape[0]):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -64,10 +65,13 @@ def reshape(at: Call) -> Any:
 @translates("Flatten")
 def flatten(at: Call) -> nl.Tensor:
     """A matrix: the axes before `axis`, and the rest."""
-    sizes, axis = at.shape(0), at.integer("axis", 1)
-    rows = int(np.prod(sizes[: axis if axis >= 0 else len(sizes) + axis], dtype=np.int64))
-    columns = int(np.prod(sizes[axis if axis >= 0 else len(sizes) + axis :], dtype=np.int64))
-    return nl.reshape(at.tensor(0), (rows, columns))
+    x, axis = at.tensor(0), at.integer("axis", 1)
+    shape = x.shape or at.shape(0)
+    axis = axis if axis >= 0 else len(shape) + axis
+    if None in shape[:axis] and None not in shape[axis:] and 0 not in shape:
+        return nl.reshape(x, (-1, math.prod(d for d in shape[axis:] if d)))
+    sizes = at.sizes(x)
+    return nl.reshape(x, (math.prod(sizes[:axis]), math.prod(sizes[axis:])))
 
 
 def _axes(at: Call) -> list[int] | None:

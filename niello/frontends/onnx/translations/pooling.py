@@ -49,7 +49,7 @@ def max_pool(at: Call) -> Any:
 
 def pooled_max(at: Call, x: nl.Tensor) -> nl.Tensor:
     """The maximum over the windows that a node's attributes describe, of any tensor."""
-    kernel, shared = _window(at, at.sizes(x)[2:])
+    kernel, shared = _window(at, at.spatial(x))
     return _function("max", at)(x, kernel, **shared)  # type: ignore[no-any-return]
 
 
@@ -79,7 +79,7 @@ def average_pool(at: Call) -> nl.Tensor:
 
 def averaged(at: Call, x: nl.Tensor) -> nl.Tensor:
     """The mean over the windows that a node's attributes describe, of any tensor."""
-    kernel, shared = _window(at, at.sizes(x)[2:])
+    kernel, shared = _window(at, at.spatial(x))
     include = bool(at.integer("count_include_pad", 0))
     return _function("average", at)(x, kernel, include_padding=include, **shared)  # type: ignore[no-any-return]
 
@@ -87,7 +87,7 @@ def averaged(at: Call, x: nl.Tensor) -> nl.Tensor:
 @translates("LpPool")
 def lp_pool(at: Call) -> nl.Tensor:
     """The p-norm over windows."""
-    kernel, shared = _window(at, at.shape(0)[2:])
+    kernel, shared = _window(at, at.spatial(at.value(0)))
     p = at.integer("p", 2) if at.version >= 2 else at.real("p", 2.0)
     return _function("lp", at)(at.tensor(0), kernel, p=float(p), **shared)  # type: ignore[no-any-return]
 
