@@ -5,9 +5,9 @@ from __future__ import annotations
 from niello.core.dtypes import float32, int64
 from niello.core.nodes import walk
 from niello.graph.operation import Operation
-from niello.kernel.ir import Fn, Load
+from niello.kernel.ir import Fn, Load, free_ranges
 from niello.passes.borders import LONG_LINE
-from niello.schedule.lower import lower_group
+from niello.schedule.lower import domain_ranges, lower_group
 
 _TURNS = ("where", "min", "max")
 
@@ -30,8 +30,11 @@ def is_border(operation: Operation) -> bool:
     """Whether a movement puts zeros around images with long lines, channels last: they are read
     faster with the border in memory than line by line through a small copy that has one."""
     shape = operation.outputs[0].type.static_shape
-    long = len(shape) == 4 and shape[2] > LONG_LINE and operation.outputs[0].dtype is float32
-    return long and any(load.gate is not None for load in _loads(operation))
+    if len(shape) != 4 or shape[2] <= LONG_LINE or operation.outputs[0].dtype is not float32:
+        return False
+    gates = [load.gate for load in _loads(operation) if load.gate is not None]
+    channel = domain_ranges(shape)[0][-1:] if shape[3] > 1 else ()
+    return bool(gates) and all(free_ranges(g).isdisjoint(channel) for g in gates)
 
 
 def _loads(operation: Operation) -> list[Load]:

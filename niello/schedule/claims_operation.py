@@ -211,8 +211,10 @@ def _operand(tensor: Tensor, strided: bool) -> Operand:
 
 
 def _moves(operation: Operation) -> bool:
+    """A movement of one tensor; composite ones, as stacks, are still there during Decompose."""
     traits = operation.op.traits
-    return Trait.MOVEMENT in traits and Trait.MANY_SOURCES not in traits
+    moves = Trait.MOVEMENT in traits and Trait.MANY_SOURCES not in traits
+    return moves and operation.op.has_lower()
 
 
 def _repeats(tensor: Tensor) -> bool:

@@ -213,3 +213,13 @@ def test_mixed_precision_respects_the_policy_and_the_library() -> None:
     kept = mixed(nl.precision.Autocast(nl.bfloat16, ops={"attention": "keep"}))
     assert [c.function for c in commands(kept, LibraryCall)] == ["library.attention_gradient"]  # type: ignore[attr-defined]
     assert not commands(mixed(nl.precision.Autocast(nl.bfloat16), "no"), LibraryCall)
+
+
+def test_an_operand_put_together_of_a_repeated_value_and_another() -> None:
+    """Whether an operand repeats one value is asked while the stack is yet to be decomposed."""
+    graph, (x, k, v) = operands((8, 16), (2, 12, 16), (2, 12, 16))
+    zeros = graph.constant(0.0, nl.bfloat16).broadcast_to((8, 16))
+    q = nl.stack([zeros, x], axis=0)
+    program = plan(graph, [x, k, v], [nl.scaled_dot_product_attention(q, k, v)])
+    first = dict(only_call(program).attributes)["operands"][0]
+    assert first == ("bfloat16", (2, 8, 16), (128, 16, 1), 0, None)

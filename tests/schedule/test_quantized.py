@@ -7,6 +7,7 @@ import pytest
 
 import niello as nl
 from niello.backends import backend
+from niello.core.errors import BackendUnavailable
 from niello.runtime.commands import Space
 from niello.runtime.target import CompileOptions
 
@@ -131,5 +132,8 @@ def test_a_maximum_of_dequantized_values_is_one_of_codes() -> None:
 @pytest.mark.parametrize("target", ["cuda:sm_90", "null"])
 def test_other_devices_render_quantized_blocks(target: str) -> None:
     block, x, y = residual(nl.uint8, 0)
-    made = block.graph.compile({x: nl.TensorType(x.shape, x.dtype)}, [y], device=target)
+    try:
+        made = block.graph.compile({x: nl.TensorType(x.shape, x.dtype)}, [y], device=target)
+    except BackendUnavailable as missing:
+        pytest.skip(str(missing))
     assert made.kernel_count >= 3

@@ -47,7 +47,7 @@ def test_other_devices_read_through_the_border() -> None:
     x = graph.placeholder((1, 40, 40, 8))
     weights = graph.constant(np.ones((3, 3, 8, 16), np.float32))
     y = nl.conv2d(x, weights, padding=1, data_layout="NHWC", weights_layout="HWIO")
-    executable = graph.compile({x: TensorType(x.shape, nl.float32)}, [y], device="cuda:sm_90")
+    executable = graph.compile({x: TensorType(x.shape, nl.float32)}, [y], device="null")
     assert not any(k.name.startswith("pad") for k in executable.scheduled.program.kernels)
 
 
