@@ -195,10 +195,6 @@ class Op:
         None. Types are static when called. Must be exact for every value, NaN and -0 included."""
         return None
 
-    def push(self, index: Index, source: TensorType, target: TensorType) -> Index | None:
-        """For one-to-one movements: where in the output the input's element `index` goes."""
-        return None
-
     def scatter(self, k: Builder, *inputs: Value) -> ScatterSpec | None:
         """The single output as additions (or other combinations) into a filled buffer: used in
         place of `lower` where that would visit every input element for each output element."""

@@ -123,9 +123,6 @@ class Reshape(Movement):
             return reshape(x.operation.inputs[0], shape)
         return None if shape == self.shape else reshape(x, shape)
 
-    def push(self, index: Index, source: TensorType, target: TensorType) -> Index | None:
-        return reshape_index(index, source.static_shape, target.static_shape)
-
     def reference(self, x: np.ndarray) -> np.ndarray:
         return np.reshape(x, self.shape)
 

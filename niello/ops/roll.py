@@ -63,13 +63,6 @@ class Roll(Movement):
             source[a] = k.where(i < shift, i + (x.shape[a] - shift), i - shift)
         return x(*source)
 
-    def push(self, index: Index, source: TensorType, target: TensorType) -> Index | None:
-        shape = source.static_shape
-        found = list(index)
-        for a, shift in self._totals(shape).items():
-            found[a] = (index[a] + shift) % shape[a]
-        return tuple(found)
-
     @classmethod
     def samples(cls) -> Sequence[Sample]:
         return [

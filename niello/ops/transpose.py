@@ -55,9 +55,6 @@ class Transpose(Movement):
             return apply(Transpose(tuple(first[a] for a in order)), x.operation.inputs[0])
         return None if order == self.axes else apply(Transpose(order), x)
 
-    def push(self, index: Index, source: TensorType, target: TensorType) -> Index | None:
-        return tuple(index[a] for a in self._order(len(index)))
-
     def reference(self, x: np.ndarray) -> np.ndarray:
         return np.transpose(x, self.axes)
 
@@ -191,9 +188,6 @@ class Reverse(Movement):
     def _mirror(self, index: Index, shape: Sequence[int]) -> Index:
         axes = known_axes(self.name, self.axes, len(index)) or ()
         return tuple(shape[a] - 1 - i if a in axes else i for a, i in enumerate(index))
-
-    def push(self, index: Index, source: TensorType, target: TensorType) -> Index | None:
-        return self._mirror(index, source.static_shape)
 
     def lower(self, k: Builder, output: int, index: Index, *inputs: Value) -> Expr:
         (x,) = inputs
